@@ -1,0 +1,69 @@
+"""What several commands share: arguments, progress, tables."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from rich.progress import Progress
+
+store_argument = click.argument("store", type=click.Path(dir_okay=False, path_type=Path))
+
+
+def format_option(*choices: str) -> Callable[[Any], Any]:
+    """`--format`, with the first choice as its default."""
+    return click.option(
+        "--format", "output_format", type=click.Choice(choices), default=choices[0], show_default=True,
+        help="How to print the result.",
+    )  # fmt: skip
+
+
+def progress_bar() -> Progress:
+    """A progress bar on stderr that is silent when stderr is not a terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        disable=not sys.stderr.isatty(),
+    )
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str | None = None) -> None:
+    """Print rows as an aligned table on stdout; numbers right-aligned, floats to four significant digits."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    rows = [list(row) for row in rows]
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for index, column in enumerate(columns):
+        numeric = any(isinstance(row[index], int | float) for row in rows)
+        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(cell(value) for value in row))
+    console = Console()
+    if not sys.stdout.isatty():
+        console = Console(width=200)
+    console.print(table)
+
+
+def cell(value: Any) -> str:
+    """One value as a person reads it."""
+    from rich.markup import escape
+
+    if value is None:
+        return "–"
+    if isinstance(value, float):
+        return f"{value:.4f}" if 1e-3 <= abs(value) < 1e4 or value == 0 else f"{value:.3g}"
+    return escape(str(value))

@@ -1,0 +1,65 @@
+"""Provenance: every job that writes a store leaves one row in `runs`."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import attrstore
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from attrstore.store import Store
+
+
+@dataclass
+class Run:
+    """One execution of one job; the job counts the rows it committed."""
+
+    run_id: int
+    rows: int = 0
+    message: str | None = None
+
+
+@contextmanager
+def recorded(store: Store, job: str, **parameters: Any) -> Iterator[Run]:
+    """Record the block as a run: what, parameters, version, machine, times, rows, state.
+
+    A run that was killed stays `running`; the next run of any job marks it `killed`.
+    """
+    run = Run(int(store.value("SELECT coalesce(max(run_id), 0) + 1 FROM runs")))
+    store.execute("UPDATE runs SET state = 'killed', finished = now() WHERE state = 'running'")
+    store.execute(
+        "INSERT INTO runs (run_id, job, parameters, version, machine, started, state) "
+        "VALUES ($id, $job, $parameters, $version, $machine, now(), 'running')",
+        {
+            "id": run.run_id,
+            "job": job,
+            "parameters": json.dumps(parameters, default=str),
+            "version": attrstore.__version__,
+            "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        },
+    )
+    try:
+        yield run
+    except KeyboardInterrupt:
+        _finish(store, run, "interrupted")
+        raise
+    except Exception as error:
+        run.message = str(error)
+        _finish(store, run, "failed")
+        raise
+    _finish(store, run, "finished")
+
+
+def _finish(store: Store, run: Run, state: str) -> None:
+    store.execute(
+        "UPDATE runs SET finished = now(), rows = $rows, state = $state, message = $message "
+        "WHERE run_id = $id",
+        {"rows": run.rows, "state": state, "message": run.message, "id": run.run_id},
+    )

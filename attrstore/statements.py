@@ -1,0 +1,40 @@
+"""Load the SQL that ships with attrstore: migrations, the face, and named statements."""
+
+import re
+from functools import cache
+from importlib.resources import files
+from typing import NamedTuple
+
+_NAME = re.compile(r"^-- name: (?P<name>[a-z0-9_]+)[ \t]*$", re.MULTILINE)
+
+
+class Script(NamedTuple):
+    """One numbered `.sql` file."""
+
+    number: int
+    name: str
+    text: str
+
+
+@cache
+def scripts() -> tuple[Script, ...]:
+    """Numbered scripts in order: below 100 migrations, from 100 on the views and macros of the face."""
+    found = []
+    for entry in files("attrstore.sql").iterdir():
+        match = re.fullmatch(r"(\d{3})_(\w+)\.sql", entry.name)
+        if match:
+            found.append(Script(int(match[1]), match[2], entry.read_text(encoding="utf-8")))
+    return tuple(sorted(found))
+
+
+@cache
+def statement(file: str, name: str) -> str:
+    """Return the statement under `-- name: NAME` in `sql/FILE.sql`.
+
+    Raises `KeyError` naming the file when there is no such statement.
+    """
+    parts = _NAME.split(files("attrstore.sql").joinpath(f"{file}.sql").read_text(encoding="utf-8"))
+    statements = dict(zip(parts[1::2], parts[2::2], strict=True))
+    if name not in statements:
+        raise KeyError(f"sql/{file}.sql has no statement named {name}; it has {', '.join(statements)}")
+    return statements[name].strip()

@@ -1,0 +1,228 @@
+"""Open one attrstore file: check it, bring it up to date, query it, write it in transactions."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import duckdb
+
+from attrstore.errors import AttrstoreError, InputError, StoreError
+from attrstore.statements import scripts, statement
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    import polars
+    import pyarrow
+
+FIRST_FACE = 100  # scripts below this number are migrations; the others are views and macros
+Parameters = dict[str, Any] | list[Any] | None
+
+
+def open(path: str | Path, *, writable: bool = False, create: bool = False) -> Store:  # noqa: A001
+    """Open the store at `path`, read-only unless `writable` or `create`.
+
+    Args:
+        path: the `.duckdb` file.
+        writable: allow writing; one process at a time, and no reader beside it.
+        create: make the file if it is not there (implies `writable`).
+
+    Raises:
+        StoreError: no such file, not an attrstore file, held by another process, or written by a newer
+            attrstore.
+    """
+    return Store(path, writable=writable, create=create)
+
+
+class Store:
+    """One open attrstore file. Use as a context manager."""
+
+    def __init__(self, path: str | Path, *, writable: bool = False, create: bool = False) -> None:
+        self.path = Path(path)
+        self.writable = writable or create
+        if not create and not self.path.is_file():
+            raise StoreError(f"{self.path}: no such store. Make one: attrstore init {self.path}")
+        if create and not self.path.absolute().parent.is_dir():
+            raise StoreError(f"{self.path}: the folder {self.path.absolute().parent} does not exist.")
+        self.connection = self._connect()
+        try:
+            self._bring_up_to_date()
+        except BaseException:
+            self.connection.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file. A writer checkpoints, so that the file is complete without its log."""
+        self.connection.close()
+
+    # Reading
+
+    def sql(self, query: str, parameters: Parameters = None) -> duckdb.DuckDBPyRelation:
+        """Return `query` as a DuckDB relation: lazy, composable."""
+        with translated_errors(self.path):
+            return self.connection.sql(query, params=parameters)
+
+    def frame(self, query: str, parameters: Parameters = None) -> polars.DataFrame:
+        """Return the rows of `query` as a polars frame."""
+        with translated_errors(self.path):
+            return self.connection.sql(query, params=parameters).pl()
+
+    def rows(self, query: str, parameters: Parameters = None) -> list[tuple[Any, ...]]:
+        """Return the rows of `query` as tuples."""
+        with translated_errors(self.path):
+            return self.connection.execute(query, parameters).fetchall()
+
+    def value(self, query: str, parameters: Parameters = None) -> Any:
+        """Return the first column of the first row of `query`, or None when there is no row."""
+        with translated_errors(self.path):
+            row = self.connection.execute(query, parameters).fetchone()
+        return row[0] if row else None
+
+    # Writing
+
+    def execute(self, query: str, parameters: Parameters = None) -> None:
+        """Run a statement for its effect."""
+        with translated_errors(self.path):
+            self.connection.execute(query, parameters)
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Commit everything inside, or nothing."""
+        if not self.writable:
+            raise StoreError(f"{self.path}: opened read-only. Open it with writable=True to write.")
+        with translated_errors(self.path):
+            self.connection.execute("BEGIN")
+            try:
+                yield
+            except BaseException:
+                self.connection.execute("ROLLBACK")
+                raise
+            self.connection.execute("COMMIT")
+
+    @contextmanager
+    def registered(self, **tables: pyarrow.Table | pyarrow.RecordBatchReader) -> Iterator[None]:
+        """Make Arrow tables visible to SQL under the given names, for the length of the block."""
+        for name, table in tables.items():
+            self.connection.register(name, table)
+        try:
+            yield
+        finally:
+            for name in tables:
+                self.connection.unregister(name)
+
+    # Opening
+
+    def _connect(self) -> duckdb.DuckDBPyConnection:
+        try:
+            return duckdb.connect(str(self.path), read_only=not self.writable)
+        except duckdb.IOException as error:
+            raise _cannot_open(self.path, error) from error
+        except duckdb.Error as error:
+            raise StoreError(
+                f"{self.path}: not a DuckDB file this version can read. {_first(error)}"
+            ) from error
+
+    def _bring_up_to_date(self) -> None:
+        migrations = [s for s in scripts() if s.number < FIRST_FACE]
+        newest = migrations[-1].number
+        version = self._schema_version()
+        if version > newest:
+            raise StoreError(
+                f"{self.path}: schema version {version}, and this attrstore knows up to {newest}. "
+                "Upgrade: pip install --upgrade attrstore"
+            )
+        digest = hashlib.sha256(
+            "".join(s.text for s in scripts() if s.number >= FIRST_FACE).encode()
+        ).hexdigest()
+        if not self.writable:
+            if version < newest:
+                raise StoreError(
+                    f"{self.path}: schema version {version}, this attrstore needs {newest}. "
+                    f"Bring it up to date: attrstore init {self.path}"
+                )
+            return
+        for script in migrations:
+            if script.number > version:
+                with self.transaction():
+                    self.connection.execute(script.text)
+                    self.set_meta({"schema_version": str(script.number)})
+        if self.meta("face") != digest:
+            with self.transaction():
+                for script in scripts():
+                    if script.number >= FIRST_FACE:
+                        self.connection.execute(script.text)
+                self.set_meta({"face": digest})
+
+    def _schema_version(self) -> int:
+        with translated_errors(self.path):
+            tables = {
+                row[0] for row in self.rows("SELECT table_name FROM duckdb_tables() WHERE NOT internal")
+            }
+            if "meta" in tables and "encodings" in tables:
+                return int(self.meta("schema_version") or 0)
+            if tables or not self.writable:
+                raise StoreError(f"{self.path}: a DuckDB file, but not an attrstore. Choose another path.")
+            return 0
+
+    def meta(self, key: str) -> str | None:
+        """Return one of the store's own settings."""
+        value: str | None = self.value("SELECT value FROM meta WHERE key = $key", {"key": key})
+        return value
+
+    def set_meta(self, values: Mapping[str, str]) -> None:
+        """Set some of the store's own settings."""
+        for key, value in values.items():
+            self.connection.execute(
+                "INSERT OR REPLACE INTO meta VALUES ($key, $value)", {"key": key, "value": value}
+            )
+
+    def named(self, file: str, name: str, parameters: Parameters = None) -> duckdb.DuckDBPyConnection:
+        """Execute the named statement of `sql/FILE.sql` and return the connection, ready to fetch."""
+        with translated_errors(self.path):
+            return self.connection.execute(statement(file, name), parameters)
+
+
+@contextmanager
+def translated_errors(path: Path) -> Iterator[None]:
+    """Turn DuckDB's errors into attrstore's, once, at the boundary."""
+    try:
+        yield
+    except AttrstoreError:
+        raise
+    except (duckdb.ParserException, duckdb.BinderException, duckdb.CatalogException) as error:
+        raise InputError(str(error)) from error
+    except (duckdb.IOException, duckdb.FatalException, OSError) as error:
+        if re.search(r"no space|disk full|could not write|failed to write", str(error), re.IGNORECASE):
+            raise StoreError(
+                f"{path}: no space left on the disk. Every committed row is safe: free some space and run "
+                f"the same command again. ({_first(error)})"
+            ) from error
+        raise StoreError(f"{path}: {_first(error)}") from error
+    except duckdb.InterruptException as error:
+        raise KeyboardInterrupt from error
+    except duckdb.Error as error:
+        raise AttrstoreError(str(error)) from error
+
+
+def _cannot_open(path: Path, error: duckdb.IOException) -> StoreError:
+    holder = re.search(r"held in (?P<program>.+?) \(PID (?P<pid>\d+)\)", str(error))
+    if holder:
+        return StoreError(
+            f"{path}: held by another process, PID {holder['pid']} ({holder['program']}). One process writes "
+            "at a time, and none reads beside it. Wait for it, or stop it."
+        )
+    return StoreError(f"{path}: cannot be opened. {_first(error)}")
+
+
+def _first(error: BaseException) -> str:
+    return str(error).strip().split("\n", 1)[0]

@@ -1,0 +1,1 @@
+"""The jobs that write a store: corpus, queries, labels, gradients, lexical statistics."""

@@ -1,0 +1,20 @@
+"""Fixtures: a real store in a temporary folder."""
+
+from pathlib import Path
+
+import pytest
+
+import attrstore
+
+attrstore.__path__.append(str(Path(__file__).parents[1]))  # ingest/ and sql/ of the checkout
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "store.duckdb"
+
+
+@pytest.fixture
+def store(path: Path):  # type: ignore[no-untyped-def]
+    with attrstore.open(path, create=True) as opened:
+        yield opened
