@@ -85,8 +85,9 @@ class Store:
     def value(self, query: str, parameters: Parameters = None) -> Any:
         """Return the first column of the first row of `query`, or None when there is no row."""
         with translated_errors(self.path):
-            row = self.connection.execute(query, parameters).fetchone()
-        return row[0] if row else None
+            # Fetched to the end: DuckDB refuses the next relation while a result is half read.
+            found = self.connection.execute(query, parameters).fetchall()
+        return found[0][0] if found else None
 
     # Writing
 
