@@ -1,0 +1,134 @@
+"""Commands that read files into a store: corpus, queries, labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+import attrstore
+from attrstore.cli.common import progress_bar, store_argument
+
+if TYPE_CHECKING:
+    from attrstore.ingest.staging import Counts
+
+files_argument = click.argument("files", nargs=-1, required=True, metavar="FILE...")
+skip_bad_option = click.option(
+    "--skip-bad", is_flag=True, help="Leave out rows that cannot be used, and count them."
+)
+replace_option = click.option(
+    "--replace", is_flag=True, help="Take what changed under a known id, and drop what was derived from it."
+)
+
+
+def column_option(name: str, default: str, what: str) -> Callable[[Any], Any]:
+    """`--NAME`, the name of a column in the files."""
+    return click.option(
+        f"--{name}", default=default, show_default=True, metavar="NAME", help=f"Column with {what}."
+    )
+
+
+@click.command("corpus")
+@store_argument
+@files_argument
+@column_option("id", "id", "the example's own id")
+@column_option("text", "text", "the text that the model was trained on")
+@column_option("source", "source", "where the example comes from; it may be absent")
+@skip_bad_option
+@replace_option
+def corpus_command(store: Path, files: tuple[str, ...], **options: Any) -> None:
+    """Add training examples from files.
+
+    FILE is a file, a glob or a folder: .jsonl, .ndjson, .json, .csv, .tsv (these also as .gz), .parquet,
+    .arrow, .feather, .ipc. Columns that no option names become metadata. All rows are added or, on an
+    error, none; known rows are left as they are.
+
+    \b
+    Example: attrstore ingest corpus facts.duckdb corpus.jsonl
+             attrstore ingest corpus c4.duckdb 'c4/*.parquet' --id url --source domain
+    """
+    from attrstore.ingest.corpus import ingest_corpus
+
+    with attrstore.open(store, writable=True) as opened, bytes_read() as progress:
+        counts = ingest_corpus(opened, files, progress=progress, **options)
+    report(counts, "example", f"attrstore ingest queries {store} queries.jsonl")
+
+
+@click.command("queries")
+@store_argument
+@files_argument
+@column_option("id", "id", "the query's own id")
+@column_option("prompt", "prompt", "the prompt")
+@column_option("target", "target", "the target whose probability is explained, with its leading space")
+@skip_bad_option
+@replace_option
+def queries_command(store: Path, files: tuple[str, ...], **options: Any) -> None:
+    """Add prompts with their targets from files.
+
+    FILE is a file, a glob or a folder, as for `ingest corpus`. Columns that no option names become metadata.
+
+    \b
+    Example: attrstore ingest queries facts.duckdb queries.jsonl --target answer
+    """
+    from attrstore.ingest.queries import ingest_queries
+
+    with attrstore.open(store, writable=True) as opened, bytes_read() as progress:
+        counts = ingest_queries(opened, files, progress=progress, **options)
+    report(counts, "query", f"attrstore ingest labels {store} labels.jsonl")
+
+
+@click.command("labels")
+@store_argument
+@files_argument
+@column_option("query", "query_id", "the query's id")
+@column_option("example", "example_id", "the example's id")
+@column_option("label", "label", "a number, above 0 for a right example; 1 for every pair where absent")
+@skip_bad_option
+@replace_option
+def labels_command(store: Path, files: tuple[str, ...], **options: Any) -> None:
+    """Add ground truth from files: pairs of a query and an example.
+
+    FILE is a file, a glob or a folder, as for `ingest corpus`. Other columns are ignored.
+
+    \b
+    Example: attrstore ingest labels facts.duckdb labels.jsonl
+    """
+    from attrstore.ingest.labels import ingest_labels
+
+    with attrstore.open(store, writable=True) as opened, bytes_read() as progress:
+        counts = ingest_labels(opened, files, progress=progress, **options)
+    report(
+        counts,
+        "label",
+        f"attrstore ingest lexical {store}, or attrstore ingest gradients {store} --model PATH",
+    )
+
+
+@contextmanager
+def bytes_read() -> Iterator[Callable[[int, int], None]]:
+    """Show how much of the files is read, in MB."""
+    with progress_bar() as bar:
+        task = bar.add_task("MB read", total=None)
+        yield lambda done, total: bar.update(task, completed=round(done / 1e6), total=round(total / 1e6))
+
+
+def report(counts: Counts, noun: str, following: str) -> None:
+    """Print one sentence of counts and the next command."""
+    click.echo(f"{sentence(counts, noun)} Next: {following}")
+
+
+def sentence(counts: Counts, noun: str) -> str:
+    """Say what was done; counts of zero are left out, but for what was added."""
+    plural = "queries" if noun == "query" else f"{noun}s"
+    parts = [f"{counts.added} {noun if counts.added == 1 else plural} added"]
+    for name in ("unchanged", "updated", "replaced", "skipped"):
+        if getattr(counts, name):
+            parts.append(f"{getattr(counts, name)} {name}")
+    text = ", ".join(parts) + "."
+    if counts.replaced and noun != "label":
+        dropped = f", with {counts.scorings_dropped} scorings" if counts.scorings_dropped else ""
+        text += f" What was derived from the replaced ones is dropped{dropped}: ingest and score again."
+    return text

@@ -1,0 +1,270 @@
+-- Read files into one shape, find what is wrong with their rows, and merge them into the store.
+-- Every reader gives records(line, raw, record): the place in the file, the text of the line if it has one,
+-- and the row as a JSON object (NULL when malformed). The job's columns are then taken by JSON pointer.
+
+-- name: read_lines
+-- Newline-delimited JSON: `chunks` is a stream of (number of its first line, many lines).
+SELECT line, raw, try_cast(raw AS JSON) AS record
+FROM (
+    SELECT first_line + generate_subscripts(lines, 1) - 1 AS line, unnest(lines) AS raw
+    FROM (SELECT first_line, string_split(chunk, chr(10)) AS lines FROM chunks)
+)
+WHERE trim(raw, e' \t\r') <> ''
+
+-- name: read_array
+-- One JSON array of objects.
+SELECT row_number() OVER () AS line, NULL::VARCHAR AS raw, json AS record
+FROM read_json_objects($file_path, format = 'array', compression = $file_compression)
+
+-- name: read_delimited
+-- csv and tsv, every value a text; the header is row 1. Nothing is guessed, so that no row is taken for a
+-- comment or a second header. Lines that do not parse go to `rejected_lines`.
+SELECT row_number() OVER () + 1 AS line, NULL::VARCHAR AS raw,
+       to_json(map($file_names::VARCHAR[], list_value(*COLUMNS(*)))) AS record
+FROM read_csv(
+    $file_path, auto_detect = false, columns = $file_columns, header = true, delim = $file_delimiter, quote = '"',
+    escape = '"', comment = '', compression = $file_compression, hive_partitioning = false,
+    max_line_size = 16000000, store_rejects = true, rejects_table = 'rejected_lines',
+    rejects_scan = 'rejected_scans'
+)
+
+-- name: read_parquet
+SELECT row_number() OVER () AS line, NULL::VARCHAR AS raw, to_json(t) AS record
+FROM read_parquet($file_path, hive_partitioning = false) t
+
+-- name: read_arrow
+-- `arrow_rows` is the file's stream of record batches.
+SELECT row_number() OVER () AS line, NULL::VARCHAR AS raw, to_json(t) AS record
+FROM arrow_rows t
+
+-- name: staged_table
+-- Rows of all input files: `fields` holds the job's columns in its order.
+CREATE OR REPLACE TEMP TABLE staged (
+    file INTEGER, line BIGINT, problem VARCHAR, fields VARCHAR[], metadata JSON
+)
+
+-- name: stage
+-- $required names the columns that a row must have, NULL where one may be absent; a column in $blank may
+-- be white space, not empty.
+SELECT
+    $file AS file,
+    line,
+    CASE
+        WHEN record IS NULL THEN 'malformed JSON: ' || left(raw, 80)
+        WHEN json_type(record) <> 'OBJECT' THEN 'not a JSON object: ' || left(record::VARCHAR, 80)
+        ELSE coalesce(
+            'no ''' || list_filter($required::VARCHAR[], lambda name, i: name IS NOT NULL AND CASE
+                WHEN ($blank::BOOLEAN[])[i] THEN coalesce(fields[i], '') = ''
+                ELSE trim(coalesce(fields[i], ''), e' \t\r\n') = '' END)[1] || '''',
+            '''' || list_filter($names::VARCHAR[], lambda name, i: types[i] IN ('OBJECT', 'ARRAY'))[1]
+                || ''' is neither a text nor a number')
+    END AS problem,
+    fields,
+    nullif(json_merge_patch(record, $without::JSON)::VARCHAR, '{}')::JSON AS metadata
+FROM (
+    SELECT line, raw, record, json_extract_string(record, $pointers::VARCHAR[]) AS fields,
+           json_type(record, $pointers::VARCHAR[]) AS types
+    FROM records
+)
+
+-- name: stage_rejected
+INSERT INTO staged
+SELECT $file, line, 'malformed row: ' || lower(error_type) || ': ' || left(csv_line, 80), NULL, NULL
+FROM rejected_lines
+
+-- name: drop_rejected
+DROP TABLE IF EXISTS rejected_lines;
+DROP TABLE IF EXISTS rejected_scans
+
+-- name: filled
+-- How many rows of each file have each column.
+SELECT file, [count(fields[1]), count(fields[2]), count(fields[3])]
+FROM staged WHERE fields IS NOT NULL GROUP BY file ORDER BY file
+
+-- name: columns
+-- The columns of one file, in the order in which they first appear.
+SELECT name
+FROM (
+    SELECT line, unnest(json_keys(record)) AS name, generate_subscripts(json_keys(record), 1) AS place
+    FROM records WHERE json_type(record) = 'OBJECT'
+)
+GROUP BY name ORDER BY min(line), min(place)
+
+-- name: bad_rows
+SELECT file, line, problem, count(*) OVER () AS total
+FROM staged WHERE problem IS NOT NULL ORDER BY file, line LIMIT $limit
+
+-- name: count_bad
+SELECT count(*) FROM staged WHERE problem IS NOT NULL
+
+-- name: count_rows
+SELECT count(*) FROM staged
+
+-- name: duplicate_ids
+-- Ids that the input has more than once, with the first two places.
+SELECT fields[1] AS id, list({'file': file, 'line': line} ORDER BY file, line)[:2] AS places,
+       count(*) OVER () AS total
+FROM staged WHERE problem IS NULL
+GROUP BY fields[1] HAVING count(*) > 1
+ORDER BY min((file, line)) LIMIT $limit
+
+-- name: decide_examples
+-- What becomes of each row: added, unchanged, updated (source or metadata), replaced (text). New ids go on
+-- from the largest, in the order of files and lines.
+CREATE OR REPLACE TEMP TABLE decided AS
+SELECT staged.rowid AS staged_row, file, line, fields[1] AS external_id,
+    coalesce(example_id, (SELECT coalesce(max(example_id), 0) FROM examples)
+        + row_number() OVER (PARTITION BY example_id IS NULL ORDER BY file, line)) AS id,
+    CASE
+        WHEN example_id IS NULL THEN 'added'
+        WHEN content_hash <> md5_number(fields[2]) THEN 'replaced'
+        WHEN source IS DISTINCT FROM fields[3] THEN 'updated'
+        WHEN examples.metadata::VARCHAR IS DISTINCT FROM staged.metadata::VARCHAR THEN 'updated'
+        ELSE 'unchanged'
+    END AS action
+FROM staged LEFT JOIN examples ON external_id = fields[1]
+WHERE problem IS NULL
+
+-- name: decide_queries
+-- As `decide_examples`; a changed prompt or target replaces.
+CREATE OR REPLACE TEMP TABLE decided AS
+SELECT staged.rowid AS staged_row, file, line, fields[1] AS external_id,
+    coalesce(query_id, (SELECT coalesce(max(query_id), 0) FROM queries)
+        + row_number() OVER (PARTITION BY query_id IS NULL ORDER BY file, line)) AS id,
+    CASE
+        WHEN query_id IS NULL THEN 'added'
+        WHEN content_hash <> md5_number(fields[2] || chr(31) || fields[3]) THEN 'replaced'
+        WHEN queries.metadata::VARCHAR IS DISTINCT FROM staged.metadata::VARCHAR THEN 'updated'
+        ELSE 'unchanged'
+    END AS action
+FROM staged LEFT JOIN queries ON external_id = fields[1]
+WHERE problem IS NULL
+
+-- name: actions
+SELECT action, count(*) FROM decided GROUP BY action
+
+-- name: changed
+SELECT external_id, file, line, count(*) OVER () AS total
+FROM decided WHERE action = 'replaced' ORDER BY file, line LIMIT $limit
+
+-- name: insert_examples
+INSERT INTO examples
+SELECT id, fields[1], fields[2], fields[3], metadata, md5_number(fields[2])
+FROM decided JOIN staged ON staged.rowid = staged_row
+WHERE action = 'added' ORDER BY id
+
+-- name: update_examples
+UPDATE examples
+SET text = fields[2], source = fields[3], metadata = staged.metadata, content_hash = md5_number(fields[2])
+FROM decided JOIN staged ON staged.rowid = staged_row
+WHERE action IN ('updated', 'replaced') AND example_id = id
+
+-- name: insert_queries
+INSERT INTO queries
+SELECT id, fields[1], fields[2], fields[3], metadata, md5_number(fields[2] || chr(31) || fields[3])
+FROM decided JOIN staged ON staged.rowid = staged_row
+WHERE action = 'added' ORDER BY id
+
+-- name: update_queries
+UPDATE queries
+SET prompt = fields[2], target = fields[3], metadata = staged.metadata,
+    content_hash = md5_number(fields[2] || chr(31) || fields[3])
+FROM decided JOIN staged ON staged.rowid = staged_row
+WHERE action IN ('updated', 'replaced') AND query_id = id
+
+-- name: forget_examples
+-- Everything that was derived from a replaced text. Labels are ground truth and stay. One changed example
+-- shifts every ranking it was part of, so that no scoring is right any more.
+CREATE OR REPLACE TEMP TABLE replaced AS SELECT id FROM decided WHERE action = 'replaced';
+DELETE FROM curvatures WHERE side = 'corpus' AND encoder_id IN (
+    SELECT encoder_id FROM encodings WHERE example_id IN (SELECT id FROM replaced));
+DELETE FROM encodings WHERE example_id IN (SELECT id FROM replaced);
+UPDATE terms SET df = df - gone.n
+FROM (
+    SELECT term_id, count(*) AS n FROM postings
+    WHERE example_id IN (SELECT id FROM replaced) GROUP BY term_id
+) gone
+WHERE terms.term_id = gone.term_id;
+DELETE FROM terms WHERE df <= 0;
+DELETE FROM postings WHERE example_id IN (SELECT id FROM replaced);
+DELETE FROM lexical_stats WHERE example_id IN (SELECT id FROM replaced);
+DELETE FROM tail_patches WHERE example_id IN (SELECT id FROM replaced);
+DELETE FROM scores;
+DELETE FROM scorings;
+DROP TABLE replaced
+
+-- name: forget_queries
+-- As `forget_examples`. A changed query shifts the curvature of the queries, and with it every ranking.
+CREATE OR REPLACE TEMP TABLE replaced AS SELECT id FROM decided WHERE action = 'replaced';
+DELETE FROM curvatures WHERE side = 'queries' AND encoder_id IN (
+    SELECT encoder_id FROM query_encodings WHERE query_id IN (SELECT id FROM replaced));
+DELETE FROM query_encodings WHERE query_id IN (SELECT id FROM replaced);
+DELETE FROM tail_patches WHERE query_id IN (SELECT id FROM replaced);
+DELETE FROM scores;
+DELETE FROM scorings;
+DROP TABLE replaced
+
+-- name: count_scorings
+SELECT count(*) FROM scorings
+
+-- name: check_labels
+-- Say what is wrong with a label: not a finite number, or a pair that names something unknown.
+UPDATE staged
+SET problem = CASE
+    WHEN NOT coalesce(isfinite(try_cast(fields[3] AS DOUBLE)), false)
+        THEN CASE WHEN fields[3] IS NULL THEN 'no ''' || $label || ''''
+                  ELSE 'the label ''' || fields[3] || ''' is not a number' END
+    WHEN NOT EXISTS (FROM queries WHERE external_id = fields[1]) THEN 'no query ''' || fields[1] || ''''
+    WHEN NOT EXISTS (FROM examples WHERE external_id = fields[2]) THEN 'no example ''' || fields[2] || ''''
+END
+WHERE problem IS NULL
+
+-- name: default_labels
+-- Files without a label column name the pairs that are right.
+UPDATE staged SET fields = [fields[1], fields[2], '1'] WHERE list_contains($files::INTEGER[], file)
+
+-- name: conflicting_labels
+-- Pairs that the input labels in two ways, with the first place of each of two labels.
+SELECT query, example, list({'file': file, 'line': line, 'label': label} ORDER BY file, line)[:2] AS places,
+       count(*) OVER () AS total
+FROM (
+    SELECT fields[1] AS query, fields[2] AS example, fields[3]::DOUBLE AS label,
+           min((file, line)) AS place, place[1] AS file, place[2] AS line
+    FROM staged WHERE problem IS NULL GROUP BY ALL
+)
+GROUP BY query, example HAVING count(*) > 1
+ORDER BY min((file, line)) LIMIT $limit
+
+-- name: decide_labels
+-- One row a pair, the first of equal ones.
+CREATE OR REPLACE TEMP TABLE decided AS
+SELECT query_id, example_id, first.file AS file, first.line AS line, first.label AS label,
+    new.query || ', ' || new.example AS external_id,
+    CASE WHEN labels.label IS NULL THEN 'added'
+         WHEN labels.label <> first.label THEN 'replaced'
+         ELSE 'unchanged' END AS action
+FROM (
+    SELECT fields[1] AS query, fields[2] AS example,
+           min({'file': file, 'line': line, 'label': fields[3]::DOUBLE}) AS first
+    FROM staged WHERE problem IS NULL GROUP BY ALL
+) new
+JOIN queries ON queries.external_id = new.query
+JOIN examples ON examples.external_id = new.example
+LEFT JOIN labels USING (query_id, example_id)
+
+-- name: insert_labels
+INSERT INTO labels
+SELECT query_id, example_id, label, ($origins::VARCHAR[])[file + 1]
+FROM decided WHERE action = 'added' ORDER BY file, line
+
+-- name: update_labels
+UPDATE labels
+SET label = decided.label, origin = ($origins::VARCHAR[])[file + 1]
+FROM decided
+WHERE action = 'replaced' AND labels.query_id = decided.query_id AND labels.example_id = decided.example_id
+
+-- name: unstage
+DROP TABLE IF EXISTS staged;
+DROP TABLE IF EXISTS decided;
+DROP TABLE IF EXISTS rejected_lines;
+DROP TABLE IF EXISTS rejected_scans
