@@ -7,7 +7,7 @@ FROM labels
 GROUP BY query_id, example_id;
 
 -- Every stored pair of every scoring, by name. rank 1 = strongest proponent, -1 = strongest opponent.
-CREATE OR REPLACE VIEW ranked AS
+CREATE OR REPLACE VIEW ranked_pairs AS
 SELECT
     scorings.name AS scoring, scorings.method, scorings.family,
     queries.external_id AS query, examples.external_id AS example,
@@ -20,10 +20,10 @@ LEFT JOIN pair_labels USING (query_id, example_id);
 
 -- FROM influence WHERE query = 'q-17' AND rank > 0 ORDER BY scoring, rank
 CREATE OR REPLACE VIEW influence AS
-SELECT * EXCLUDE (family) FROM ranked WHERE family = 'influence';
+SELECT * EXCLUDE (family) FROM ranked_pairs WHERE family = 'influence';
 
 CREATE OR REPLACE VIEW retrieval AS
-SELECT * EXCLUDE (family) FROM ranked WHERE family = 'retrieval';
+SELECT * EXCLUDE (family) FROM ranked_pairs WHERE family = 'retrieval';
 
 -- The id of the scoring called so; NULL for NULL, an error for a name that does not exist.
 CREATE OR REPLACE MACRO scoring_called(scoring_name) AS
@@ -189,18 +189,19 @@ LEFT JOIN found USING (scoring_id, query_id)
 LEFT JOIN top_ten USING (scoring_id, query_id);
 
 -- One row per scoring. `queries` is how many it ranked; the metrics are means over those of them that have a
--- labelled example, tail-patch over those of them that were measured; NULL where there are none.
+-- labelled example, tail-patch over those of them that were measured; NULL where there are none. favg is avg with
+-- compensated summation: threads add in any order, and the last digit should not depend on it.
 CREATE OR REPLACE VIEW method_report AS
 SELECT
     scorings.name, scorings.method, scorings.family,
     count(query_report.query) AS queries,
-    avg(query_report.reciprocal_rank) AS mrr,
-    avg(query_report.hit_at_10) AS hit_at_10,
-    avg(query_report.recall_at_10) AS recall_at_10,
-    avg(query_report.precision_at_1) AS precision_at_1,
-    avg(query_report.average_precision) AS map,
-    avg(query_report.tail_patch_logprob) AS tail_patch_logprob,
-    avg(query_report.tail_patch_prob) AS tail_patch_prob
+    favg(query_report.reciprocal_rank) AS mrr,
+    favg(query_report.hit_at_10) AS hit_at_10,
+    favg(query_report.recall_at_10) AS recall_at_10,
+    favg(query_report.precision_at_1) AS precision_at_1,
+    favg(query_report.average_precision) AS map,
+    favg(query_report.tail_patch_logprob) AS tail_patch_logprob,
+    favg(query_report.tail_patch_prob) AS tail_patch_prob
 FROM scorings
 LEFT JOIN query_report USING (name)
 GROUP BY scorings.name, scorings.method, scorings.family
@@ -211,13 +212,13 @@ CREATE OR REPLACE MACRO report_by(metadata_key) AS TABLE
 SELECT
     name, method, family, query_metadata ->> metadata_key AS value,
     count(*) AS queries,
-    avg(reciprocal_rank) AS mrr,
-    avg(hit_at_10) AS hit_at_10,
-    avg(recall_at_10) AS recall_at_10,
-    avg(precision_at_1) AS precision_at_1,
-    avg(average_precision) AS map,
-    avg(tail_patch_logprob) AS tail_patch_logprob,
-    avg(tail_patch_prob) AS tail_patch_prob
+    favg(reciprocal_rank) AS mrr,
+    favg(hit_at_10) AS hit_at_10,
+    favg(recall_at_10) AS recall_at_10,
+    favg(precision_at_1) AS precision_at_1,
+    favg(average_precision) AS map,
+    favg(tail_patch_logprob) AS tail_patch_logprob,
+    favg(tail_patch_prob) AS tail_patch_prob
 FROM query_report
 GROUP BY name, method, family, value
 ORDER BY value NULLS LAST, family, mrr DESC NULLS LAST, name;

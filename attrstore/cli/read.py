@@ -1,0 +1,143 @@
+"""Commands that only read: report, sql, export."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+import attrstore
+from attrstore.cli.common import format_option, print_table, store_argument
+
+if TYPE_CHECKING:
+    import duckdb
+
+TABLE_ROWS = 1_000  # a terminal is no place for more
+
+
+@click.command("report")
+@store_argument
+@format_option("table", "json", "csv")
+@click.option("--by", metavar="COLUMN", help="One row per value of this key of the queries' metadata.")
+@click.option(
+    "--class-column", metavar="COLUMN", help="Add accuracy and cover of this class (a metadata key)."
+)  # fmt: skip
+def report_command(store: Path, output_format: str, by: str | None, class_column: str | None) -> None:
+    """Show how well each scoring finds the labelled examples.
+
+    \b
+    Example: attrstore report facts.duckdb --by relation
+    """
+    from attrstore.report import tabulate
+
+    with attrstore.open(store) as opened:
+        table = tabulate(opened, by=by, class_column=class_column)
+    for note in table.notes:
+        click.echo(note, err=True)
+    if output_format == "table":
+        print_table(table.columns, table.rows)
+    elif output_format == "json":
+        import json
+
+        click.echo(json.dumps(table.records(), indent=2, ensure_ascii=False))
+    else:
+        import csv
+
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerow(table.columns)
+        writer.writerows(table.rows)
+
+
+@click.command("sql")
+@store_argument
+@click.argument("query")
+@format_option("table", "csv", "json", "parquet")
+@click.option(
+    "--output", type=click.Path(dir_okay=False, path_type=Path), help="Write to this file instead of stdout."
+)
+def sql_command(store: Path, query: str, output_format: str, output: Path | None) -> None:
+    """Run SQL on a store, read-only. QUERY may be - for stdin.
+
+    \b
+    Example: attrstore sql facts.duckdb "FROM comparison WHERE query = 'q-17' ORDER BY influence_rank"
+    """
+    from attrstore import export
+
+    if query == "-":
+        query = sys.stdin.read()
+    if output_format == "parquet" and output is None and sys.stdout.isatty():
+        raise attrstore.InputError("parquet is not for a terminal. Add --output FILE.parquet, or a pipe.")
+    with attrstore.open(store) as opened:
+        relation = export.query(opened, query)
+        if output is not None:
+            _to_file(opened, relation, output, output_format)
+        elif output_format == "table":
+            _print(opened, relation)
+        elif output_format == "parquet":
+            _parquet_to_stdout(opened, relation)
+        else:
+            export.write_stream(opened, relation, sys.stdout, output_format)
+
+
+@click.command("export")
+@store_argument
+@click.argument("what", metavar="NAME_OR_SQL")
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option(
+    "--format", "output_format",
+    type=click.Choice(["parquet", "csv", "jsonl", "json", "arrow", "trec-run", "trec-qrels", "pair"]),
+    help="By default the ending of OUT decides.",
+)  # fmt: skip
+def export_command(store: Path, what: str, out: Path, output_format: str | None) -> None:
+    """Write a table, view, scoring or SQL result to a file.
+
+    \b
+    Examples: attrstore export facts.duckdb comparison comparison.parquet
+              attrstore export facts.duckdb trackstar run.txt --format trec-run
+              attrstore export facts.duckdb labels qrels.txt --format trec-qrels
+              attrstore export facts.duckdb trackstar viewer.jsonl --format pair
+    """
+    from attrstore.export import export
+
+    with attrstore.open(store) as opened:
+        rows = export(opened, what, out, file_format=output_format)
+    click.echo(f"{out}: {rows:,} rows")
+
+
+def _print(store: attrstore.Store, relation: duckdb.DuckDBPyRelation) -> None:
+    from attrstore.export import batches
+
+    rows = [row for batch in batches(store, relation.limit(TABLE_ROWS + 1)) for row in batch]
+    shown = [
+        tuple(f"{len(v):,} bytes" if isinstance(v, bytes) else v for v in row) for row in rows[:TABLE_ROWS]
+    ]
+    print_table(relation.columns, shown)
+    if len(rows) > TABLE_ROWS:
+        click.echo(f"First {TABLE_ROWS:,} rows. All of them: --format csv", err=True)
+
+
+def _to_file(
+    store: attrstore.Store, relation: duckdb.DuckDBPyRelation, out: Path, output_format: str
+) -> None:
+    from attrstore.export import SUFFIXES, replacing, write_file
+
+    chosen = SUFFIXES.get(out.suffix.lower(), "csv") if output_format == "table" else output_format
+    with replacing(out) as temporary:
+        rows = write_file(store, relation, temporary, chosen)
+    click.echo(f"{out}: {rows:,} rows", err=True)
+
+
+def _parquet_to_stdout(store: attrstore.Store, relation: duckdb.DuckDBPyRelation) -> None:
+    """Parquet ends with its index, so it is finished in a file before it goes down the pipe."""
+    import shutil
+    from tempfile import TemporaryDirectory
+
+    from attrstore.export import write_file
+
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "result.parquet"
+        write_file(store, relation, file, "parquet")
+        with file.open("rb") as stream:
+            shutil.copyfileobj(stream, sys.stdout.buffer)

@@ -1,0 +1,283 @@
+"""Write query results to files and streams, a batch at a time: tables, TREC and PAIR viewer files."""
+
+from __future__ import annotations
+
+import json
+import os
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import duckdb
+
+from attrstore.errors import AttrstoreError, InputError
+from attrstore.statements import statement
+from attrstore.store import translated_errors
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterable, Iterator
+    from typing import TextIO
+
+    from attrstore.store import Parameters, Store
+
+SUFFIXES = {".parquet": "parquet", ".csv": "csv", ".jsonl": "jsonl", ".json": "json", ".arrow": "arrow"}
+RECORDS = ("trec-run", "trec-qrels", "pair")  # formats that fix the columns themselves
+BATCH = 10_000  # rows in memory at once
+QUERY_BATCH = 50  # queries of a PAIR file in memory at once; each carries its examples' texts
+_OURS = (duckdb.FatalException, duckdb.InternalException, duckdb.OutOfMemoryException)
+
+
+def export(store: Store, what: str, out: Path, *, file_format: str | None = None) -> int:
+    """Write a table, view, scoring or query result to `out` and return the number of rows.
+
+    The file appears when it is complete, never half written.
+
+    Args:
+        store: an open store.
+        what: the name of a table, view or scoring, or SQL. `labels` for `trec-qrels`; a scoring for
+            `trec-run` and `pair`.
+        out: the file; its ending chooses the format unless `file_format` does.
+        file_format: parquet, csv, jsonl, json, arrow, trec-run, trec-qrels or pair.
+
+    Raises:
+        InputError: an unknown name, format or folder, or SQL that fails.
+    """
+    file_format = file_format or SUFFIXES.get(out.suffix.lower())
+    if file_format is None:
+        raise InputError(f"{out}: unknown ending. Use {', '.join(SUFFIXES)}, or --format.")
+    if out.exists() and store.path.exists() and out.samefile(store.path):
+        raise InputError(f"{out}: this is the store itself. Choose another file.")
+    with replacing(out) as temporary:
+        if file_format in RECORDS:
+            return _write_lines(temporary, _record_lines(store, what, file_format))
+        return write_file(store, relation_of(store, what), temporary, file_format)
+
+
+def relation_of(store: Store, what: str) -> duckdb.DuckDBPyRelation:
+    """Return the table, view or scoring called `what`, or the result of `what` as SQL."""
+    kinds = {name: kind for name, kind in store.named("export", "relations").fetchall()}  # noqa: C416
+    kind = kinds.get(what)
+    with caller_sql(store.path):
+        if kind == "scoring":
+            return store.sql(
+                "SELECT * EXCLUDE (family) FROM ranked_pairs WHERE scoring = $name ORDER BY query, rank",
+                {"name": what},
+            )
+        if kind == "view":
+            return store.connection.view(what)
+        if kind == "table":
+            return store.connection.table(what)
+        if what.replace("_", "").replace("-", "").replace(".", "").isalnum():
+            raise InputError(
+                f"{store.path}: no table, view or scoring is called {what}. There are: {', '.join(kinds)}."
+            )
+        return query(store, what)
+
+
+def query(store: Store, sql: str) -> duckdb.DuckDBPyRelation:
+    """Return the rows of somebody's SQL; every fault in it is an InputError."""
+    with caller_sql(store.path):
+        relation: duckdb.DuckDBPyRelation | None = store.sql(sql)
+    if relation is None:
+        raise InputError("the query is empty.")
+    names = [name.lower() for name in relation.columns]
+    if len(set(names)) < len(names):  # SELECT 1 AS a, 2 AS a: DuckDB numbers them when it selects once more
+        return relation.query("exported", "FROM exported") or relation
+    return relation
+
+
+def write_file(store: Store, relation: duckdb.DuckDBPyRelation, out: Path, file_format: str) -> int:
+    """Stream a relation into a file and return the number of rows."""
+    if file_format in ("json", "jsonl"):
+        relation = _finite(relation)
+    if file_format in ("parquet", "arrow"):
+        relation = _portable(relation)
+    if file_format == "arrow":
+        return _write_arrow(store, relation, out)
+    with caller_sql(store.path), _visible(store, relation):
+        copy = statement("export", f"copy_{file_format}")
+        return int(store.connection.execute(copy, {"path": str(out)}).fetchall()[0][0])
+
+
+def write_stream(store: Store, relation: duckdb.DuckDBPyRelation, stream: TextIO, file_format: str) -> None:
+    """Stream a relation as csv or json text."""
+    if file_format == "csv":
+        import csv
+
+        writer = csv.writer(stream, lineterminator="\n")
+        with closing(batches(store, relation, as_text=True)) as found:
+            first = next(found, [])  # before the header: a query that fails prints nothing
+            writer.writerow(relation.columns)
+            writer.writerows(first)
+            for batch in found:
+                writer.writerows(batch)
+        return
+    separator = "["
+    with closing(batches(store, _finite(relation), sql=statement("export", "json_lines"))) as found:
+        for batch in found:
+            for (record,) in batch:
+                stream.write(f"{separator}{record}")
+                separator = ",\n"
+    stream.write("[]\n" if separator == "[" else "]\n")
+
+
+def batches(
+    store: Store, relation: duckdb.DuckDBPyRelation, *, sql: str = "FROM exported", as_text: bool = False
+) -> Generator[list[tuple[Any, ...]], None, None]:
+    """Yield the rows of a relation, a batch at a time; times with a zone come as text."""
+    columns = zip(relation.columns, relation.types, strict=True)
+    relation = relation.select(*(
+        duckdb.ColumnExpression(name).cast("VARCHAR").alias(name)
+        # Python cannot hold a zoned time without a package that only this would need.
+        if as_text or "TIME ZONE" in str(kind)
+        else duckdb.ColumnExpression(name)
+        for name, kind in columns
+    ))  # fmt: skip
+    with _visible(store, relation):
+        yield from _fetched(store, sql)
+
+
+@contextmanager
+def caller_sql(path: Path) -> Iterator[None]:
+    """Count whatever is wrong with SQL that the caller wrote as wrong input."""
+    try:
+        with translated_errors(path):
+            yield
+    except InputError:
+        raise
+    except AttrstoreError as error:
+        cause = error.__cause__
+        if isinstance(cause, duckdb.Error) and not isinstance(cause, _OURS) and "no space" not in str(error):
+            raise InputError(str(cause)) from cause
+        raise
+
+
+@contextmanager
+def replacing(out: Path) -> Iterator[Path]:
+    """Give a temporary path beside `out`, which takes its name when the block succeeds."""
+    if not out.absolute().parent.is_dir():
+        raise InputError(f"{out}: the folder {out.absolute().parent} does not exist.")
+    if out.is_dir():
+        raise InputError(f"{out}: is a folder. Name a file.")
+    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, out)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+# Parts
+
+
+def _fetched(store: Store, sql: str, parameters: Parameters = None) -> Iterator[list[tuple[Any, ...]]]:
+    """Yield batches; only the fetching is guarded, so that the reader's own errors stay what they are."""
+    with caller_sql(store.path):
+        cursor = store.connection.execute(sql, parameters)
+    try:
+        while True:
+            with caller_sql(store.path):
+                batch = cursor.fetchmany(BATCH)
+            if not batch:
+                return
+            yield batch
+    finally:
+        cursor.abort()
+
+
+@contextmanager
+def _visible(store: Store, relation: duckdb.DuckDBPyRelation) -> Iterator[None]:
+    store.connection.register("exported", relation)
+    try:
+        yield
+    finally:
+        store.connection.unregister("exported")
+
+
+def _finite(relation: duckdb.DuckDBPyRelation) -> duckdb.DuckDBPyRelation:
+    """NaN and infinities become NULL: JSON has no word for them."""
+    selected = []
+    for name, kind in zip(relation.columns, relation.types, strict=True):
+        column: duckdb.Expression = duckdb.ColumnExpression(name)
+        if str(kind) in ("FLOAT", "DOUBLE"):
+            column = duckdb.CaseExpression(duckdb.FunctionExpression("isfinite", column), column).alias(name)
+        selected.append(column)
+    return relation.select(*selected)
+
+
+def _portable(relation: duckdb.DuckDBPyRelation) -> duckdb.DuckDBPyRelation:
+    """Text for JSON, which most readers of parquet take for bytes, and for 128-bit integers, which it rounds."""
+    return relation.select(*(
+        duckdb.ColumnExpression(name).cast("VARCHAR").alias(name)
+        if str(kind) in ("JSON", "HUGEINT", "UHUGEINT")
+        else duckdb.ColumnExpression(name)
+        for name, kind in zip(relation.columns, relation.types, strict=True)
+    ))  # fmt: skip
+
+
+def _write_arrow(store: Store, relation: duckdb.DuckDBPyRelation, out: Path) -> int:
+    import pyarrow
+
+    rows = 0
+    with caller_sql(store.path):
+        reader = relation.to_arrow_reader(BATCH)
+        with pyarrow.ipc.new_file(str(out), reader.schema) as writer:
+            for batch in reader:
+                writer.write_batch(batch)
+                rows += batch.num_rows
+    return rows
+
+
+def _write_lines(out: Path, lines: Iterable[str]) -> int:
+    n = 0
+    with out.open("w", encoding="utf-8", newline="\n") as stream:
+        for line in lines:
+            stream.write(f"{line}\n")
+            n += 1
+    return n
+
+
+def _record_lines(store: Store, what: str, file_format: str) -> Iterator[str]:
+    if file_format == "trec-qrels":
+        if what != "labels":
+            raise InputError(
+                f"{what}: trec-qrels writes the labels. Say: attrstore export STORE labels OUT ..."
+            )
+        _require_solid_ids(store)
+        return _trec(store, "trec_qrels", None)
+    scoring = store.value("SELECT scoring_id FROM scorings WHERE name = $name", {"name": what})
+    if scoring is None:
+        names = (
+            ", ".join(row[0] for row in store.rows("SELECT name FROM scorings ORDER BY name")) or "none yet"
+        )
+        raise InputError(f"{what}: {file_format} needs a scoring, and none is called so. There are: {names}.")
+    if file_format == "pair":
+        return _pair(store, scoring)
+    _require_solid_ids(store)
+    return _trec(store, "trec_run", {"scoring": scoring})
+
+
+def _require_solid_ids(store: Store) -> None:
+    blank = store.named("export", "blank_ids").fetchall()
+    if blank:
+        raise InputError(
+            f"the id {blank[0][0]!r} contains white space, which separates the columns of a TREC file. "
+            "Export with SQL instead: attrstore export STORE \"SELECT replace(query, ' ', '_') ...\" OUT.csv"
+        )
+
+
+def _trec(store: Store, name: str, parameters: Parameters) -> Iterator[str]:
+    for batch in _fetched(store, statement("export", name), parameters):
+        for (line,) in batch:
+            yield line
+
+
+def _pair(store: Store, scoring: str) -> Iterator[str]:
+    ids = [row[0] for row in store.named("export", "scored_queries", {"scoring": scoring}).fetchall()]
+    for start in range(0, len(ids), QUERY_BATCH):
+        chosen = ids[start : start + QUERY_BATCH]
+        cursor = store.named("export", "pair", {"scoring": scoring, "queries": chosen})
+        columns = [column[0] for column in cursor.description or ()]
+        for row in cursor.fetchall():
+            record = {k: v for k, v in zip(columns, row, strict=True) if v is not None}
+            yield json.dumps(record, ensure_ascii=False)

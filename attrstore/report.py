@@ -1,0 +1,95 @@
+"""Report how well each scoring finds the labelled examples: the metrics themselves are SQL, in `sql/`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from attrstore.errors import InputError
+
+if TYPE_CHECKING:
+    import polars
+
+    from attrstore.store import Store
+
+_TEXT = ("name", "method", "family", "value")
+
+
+@dataclass(frozen=True)
+class Report:
+    """A report as rows, so that printing one needs no data-frame library."""
+
+    columns: tuple[str, ...]
+    rows: list[tuple[Any, ...]]
+    notes: tuple[str, ...] = ()  # what the reader should know about values that are missing
+
+    def records(self) -> list[dict[str, Any]]:
+        """Return one dictionary a row, keys in the order of the columns."""
+        return [dict(zip(self.columns, row, strict=True)) for row in self.rows]
+
+
+def report(store: Store, *, by: str | None = None, class_column: str | None = None) -> polars.DataFrame:
+    """Return `tabulate` as a polars frame.
+
+    Example: `report(store).sort("mrr", descending=True)`
+    """
+    import polars as pl
+
+    table = tabulate(store, by=by, class_column=class_column)
+    schema: dict[str, Any] = {
+        column: pl.String if column in _TEXT else pl.Int64 if column == "queries" else pl.Float64
+        for column in table.columns
+    }
+    return pl.DataFrame(table.rows, schema=schema, orient="row")
+
+
+def tabulate(store: Store, *, by: str | None = None, class_column: str | None = None) -> Report:
+    """Return one row per scoring: the columns of the view `method_report`.
+
+    Args:
+        store: an open store.
+        by: a key of the queries' metadata; then one row per scoring and value, in the column `value`.
+        class_column: a key of the metadata of queries and examples; adds `accuracy` (the strongest proponent
+            has the query's class) and `cover` (that class's share of the first n_train / n_classes).
+
+    Raises:
+        InputError: both were asked for, or nothing has such a key.
+    """
+    if by is not None and class_column is not None:
+        raise InputError("--by and --class-column cannot be combined. Ask for one at a time.")
+    if by is not None:
+        _require_key(store, by, examples=False)
+        return _fetch(store, "by", {"key": by})
+    plain = _fetch(store, "methods")
+    if class_column is None:
+        return plain
+    _require_key(store, class_column, examples=True)
+    return _with_classes(store, plain, class_column)
+
+
+def _fetch(store: Store, name: str, parameters: dict[str, Any] | None = None) -> Report:
+    cursor = store.named("report", name, parameters)
+    columns = tuple(column[0] for column in cursor.description or ())
+    return Report(columns, cursor.fetchall())
+
+
+def _with_classes(store: Store, plain: Report, key: str) -> Report:
+    measured = {row[0]: row[1:] for row in _fetch(store, "classes", {"key": key}).rows}
+    rows = [(*row, *measured.get(row[0], (None, None))[:2]) for row in plain.rows]
+    notes = tuple(
+        f"{name}: no cover. It needs the first {depth} proponents of every query (examples / classes), and "
+        f"one has only {shallowest} stored. Score again with --top-k {depth}."
+        for name, (_, cover, depth, shallowest) in sorted(measured.items())
+        if cover is None
+    )
+    return Report((*plain.columns, "accuracy", "cover"), rows, notes)
+
+
+def _require_key(store: Store, key: str, *, examples: bool) -> None:
+    n_queries, n_examples = store.named("report", "keyed", {"key": key}).fetchall()[0]
+    missing = "query" if n_queries == 0 else "example" if examples and n_examples == 0 else None
+    if missing is None:
+        return
+    of_queries, of_examples = store.named("report", "keys").fetchall()[0]
+    known = (of_queries if missing == "query" else of_examples) or ["none"]
+    raise InputError(f"no {missing} has {key!r} in its metadata. Keys there: {', '.join(known)}.")
