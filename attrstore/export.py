@@ -60,7 +60,7 @@ def relation_of(store: Store, what: str) -> duckdb.DuckDBPyRelation:
     with caller_sql(store.path):
         if kind == "scoring":
             return store.sql(
-                "SELECT * EXCLUDE (family) FROM ranked_pairs WHERE scoring = $name ORDER BY query, rank",
+                "SELECT * EXCLUDE (family) FROM ranked_pairs WHERE scoring = $name ORDER BY query, rank < 0, abs(rank)",
                 {"name": what},
             )
         if kind == "view":
@@ -206,7 +206,7 @@ def _finite(relation: duckdb.DuckDBPyRelation) -> duckdb.DuckDBPyRelation:
 
 
 def _portable(relation: duckdb.DuckDBPyRelation) -> duckdb.DuckDBPyRelation:
-    """Text for JSON, which most readers of parquet take for bytes, and for 128-bit integers, which it rounds."""
+    """Text for JSON, bytes to most readers of parquet, and for 128-bit integers, which it would round."""
     return relation.select(*(
         duckdb.ColumnExpression(name).cast("VARCHAR").alias(name)
         if str(kind) in ("JSON", "HUGEINT", "UHUGEINT")

@@ -144,7 +144,7 @@ def _stage(
     parameters = {
         "file": index,
         "names": [column.name for column in columns],
-        "required": [column.name if column.required else None for column in columns],
+        "required": [column.required for column in columns],
         "blank": [column.blank for column in columns],
         "pointers": [pointer(column.name) for column in columns],
         "without": json.dumps({column.name: None for column in columns}),

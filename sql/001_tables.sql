@@ -51,7 +51,7 @@ CREATE TABLE encoders (
 );
 
 -- What a recipe measured before its first encoding and every later one must reuse:
--- projection matrices that were fitted to a sample of the corpus. float32, row-major.
+-- projection matrices that were fitted to a sample of the corpus. float16, row-major.
 CREATE TABLE projections (
     encoder_id VARCHAR NOT NULL,
     module     VARCHAR NOT NULL,

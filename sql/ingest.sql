@@ -3,13 +3,14 @@
 -- and the row as a JSON object (NULL when malformed). The job's columns are then taken by JSON pointer.
 
 -- name: read_lines
--- Newline-delimited JSON: `chunks` is a stream of (number of its first line, many lines).
+-- Newline-delimited JSON: `chunks` is a stream of (number of its first line, many lines). Blank lines are
+-- left out; trim is slow, so only lines that begin with a space are trimmed.
 SELECT line, raw, try_cast(raw AS JSON) AS record
 FROM (
     SELECT first_line + generate_subscripts(lines, 1) - 1 AS line, unnest(lines) AS raw
     FROM (SELECT first_line, string_split(chunk, chr(10)) AS lines FROM chunks)
 )
-WHERE trim(raw, e' \t\r') <> ''
+WHERE CASE WHEN ascii(raw) > 32 THEN true ELSE trim(raw, e' \t\r') <> '' END
 
 -- name: read_array
 -- One JSON array of objects.
@@ -41,23 +42,29 @@ FROM arrow_rows t
 -- Rows of all input files: `fields` holds the job's columns in its order.
 CREATE OR REPLACE TEMP TABLE staged (
     file INTEGER, line BIGINT, problem VARCHAR, fields VARCHAR[], metadata JSON
-)
+);
+CREATE OR REPLACE TEMP MACRO nothing(field, blank) AS
+    CASE WHEN ascii(field) > 32 THEN false
+         ELSE field IS NULL OR field = '' OR (NOT blank AND trim(field, e' \t\r\n') = '') END
 
 -- name: stage
--- $required names the columns that a row must have, NULL where one may be absent; a column in $blank may
--- be white space, not empty.
+-- $names are the job's three columns, $required which of them a row must have; a column in $blank may be
+-- white space, not empty.
 SELECT
     $file AS file,
     line,
     CASE
         WHEN record IS NULL THEN 'malformed JSON: ' || left(raw, 80)
         WHEN json_type(record) <> 'OBJECT' THEN 'not a JSON object: ' || left(record::VARCHAR, 80)
-        ELSE coalesce(
-            'no ''' || list_filter($required::VARCHAR[], lambda name, i: name IS NOT NULL AND CASE
-                WHEN ($blank::BOOLEAN[])[i] THEN coalesce(fields[i], '') = ''
-                ELSE trim(coalesce(fields[i], ''), e' \t\r\n') = '' END)[1] || '''',
-            '''' || list_filter($names::VARCHAR[], lambda name, i: types[i] IN ('OBJECT', 'ARRAY'))[1]
-                || ''' is neither a text nor a number')
+        WHEN ($required::BOOLEAN[])[1] AND nothing(fields[1], ($blank::BOOLEAN[])[1])
+            THEN 'no ''' || ($names::VARCHAR[])[1] || ''''
+        WHEN ($required::BOOLEAN[])[2] AND nothing(fields[2], ($blank::BOOLEAN[])[2])
+            THEN 'no ''' || ($names::VARCHAR[])[2] || ''''
+        WHEN ($required::BOOLEAN[])[3] AND nothing(fields[3], ($blank::BOOLEAN[])[3])
+            THEN 'no ''' || ($names::VARCHAR[])[3] || ''''
+        WHEN list_has_any(types, ['OBJECT', 'ARRAY'])
+            THEN '''' || ($names::VARCHAR[])[coalesce(nullif(list_position(types, 'OBJECT'), 0),
+                list_position(types, 'ARRAY'))] || ''' is neither a text nor a number'
     END AS problem,
     fields,
     nullif(json_merge_patch(record, $without::JSON)::VARCHAR, '{}')::JSON AS metadata
@@ -267,4 +274,5 @@ WHERE action = 'replaced' AND labels.query_id = decided.query_id AND labels.exam
 DROP TABLE IF EXISTS staged;
 DROP TABLE IF EXISTS decided;
 DROP TABLE IF EXISTS rejected_lines;
-DROP TABLE IF EXISTS rejected_scans
+DROP TABLE IF EXISTS rejected_scans;
+DROP MACRO IF EXISTS nothing

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Request:
-    """What to rank. The examples are those of the temporary table `selected_examples(example_id)`."""
+    """What to rank. The examples are those of the table `selected_examples(example_id)`."""
 
     top_k: int = 100  # proponents, and as many opponents, kept for each query
     options: Mapping[str, Any] = field(default_factory=dict)  # only those that the caller set

@@ -1,0 +1,147 @@
+"""Codes: how a vector becomes bytes. Each block's direction is quantised; its norm is kept apart.
+
+A direction of length d, times the square root of d, has entries close to a standard normal (it is a random
+projection), so one set of levels serves every block: the Lloyd-Max levels of a Gaussian at 1, 2 and 4 bits
+(Max, "Quantizing for minimum distortion", 1960), a uniform grid of step 1/32 at 8, and float16.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from attrstore.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from attrstore.encoders import Block
+
+INT8_STEP = 1 / 32  # +-127 steps reach 4 standard deviations
+
+
+@dataclass(frozen=True)
+class Code:
+    """One quantisation."""
+
+    name: str
+    bits: int
+
+    def n_bytes(self, dimensions: int) -> int:
+        """Length of a code of `dimensions` entries."""
+        return (dimensions * self.bits + 7) // 8
+
+
+CODES = {
+    code.name: code
+    for code in (Code("fp16", 16), Code("int8", 8), Code("4bit", 4), Code("2bit", 2), Code("1bit", 1))
+}
+
+
+def find(name: str) -> Code:
+    """Return the code called `name`."""
+    if name not in CODES:
+        raise InputError(f"--code {name}: there is no such code; there are {', '.join(CODES)}")
+    return CODES[name]
+
+
+@cache
+def gaussian_levels(bits: int) -> tuple[float, ...]:
+    """Return the 2^bits Lloyd-Max levels of a standard normal, ascending (float64, 200 iterations)."""
+    normal = torch.distributions.Normal(torch.tensor(0.0, dtype=torch.float64), 1.0)
+    n = 2**bits
+    levels = normal.icdf((torch.arange(n, dtype=torch.float64) + 0.5) / n)
+    infinity = torch.tensor([torch.inf], dtype=torch.float64)
+    for _ in range(200):
+        edges = torch.cat([-infinity, (levels[1:] + levels[:-1]) / 2, infinity])
+        density = torch.exp(normal.log_prob(edges)).nan_to_num(0.0)
+        mass = normal.cdf(edges)
+        levels = (density[:-1] - density[1:]) / (mass[1:] - mass[:-1])
+    return tuple(levels.tolist())
+
+
+def runs_of_equal_length(blocks: Sequence[Block]) -> Iterator[tuple[slice, slice, int]]:
+    """Group neighbouring blocks of one length: (their blocks, their dimensions, the length)."""
+    start = 0
+    for end in range(1, len(blocks) + 1):
+        if end == len(blocks) or blocks[end].length != blocks[start].length:
+            length = blocks[start].length
+            first = blocks[start].offset
+            yield slice(start, end), slice(first, first + (end - start) * length), length
+            start = end
+
+
+def split_norms(vectors: Tensor, blocks: Sequence[Block]) -> tuple[Tensor, Tensor]:
+    """Split vectors [n, D] into directions [n, D], each block times sqrt(its length), and norms [n, B].
+
+    A block of norm zero keeps a direction of zeros.
+    """
+    directions = torch.empty_like(vectors)
+    norms = vectors.new_empty(len(vectors), len(blocks))
+    for which, where, length in runs_of_equal_length(blocks):
+        part = vectors[:, where].unflatten(1, (-1, length))
+        norm = torch.linalg.vector_norm(part, dim=2)
+        norms[:, which] = norm
+        scale = length**0.5 / norm.clamp(min=torch.finfo(norm.dtype).tiny)
+        directions[:, where] = (part * scale.unsqueeze(2)).flatten(1)
+    return directions, norms
+
+
+def encode(vectors: Tensor, blocks: Sequence[Block], code: Code) -> tuple[Tensor, Tensor]:
+    """Quantise vectors [n, D] float32.
+
+    Returns:
+        code: uint8 [n, code.n_bytes(D)]; entries of less than a byte are packed low bits first.
+        scales: uint8 [n, 4 + 2 B]: the vector's norm as float32, then each block's share of it as float16
+            (a share, because the norms of corrected gradients leave the range of float16).
+    """
+    directions, norms = split_norms(vectors, blocks)
+    total = torch.linalg.vector_norm(norms, dim=1, keepdim=True)
+    shares = (norms / total.clamp(min=torch.finfo(total.dtype).tiny)).half()
+    scales = torch.cat([total.float().view(torch.uint8), shares.view(torch.uint8)], dim=1)
+    return _quantise(directions, code), scales
+
+
+def _quantise(directions: Tensor, code: Code) -> Tensor:
+    if code.bits == 16:
+        return directions.half().contiguous().view(torch.uint8)
+    if code.bits == 8:
+        return (directions / INT8_STEP).round_().clamp_(-127, 127).to(torch.int8).view(torch.uint8)
+    if code.bits == 1:
+        index = (directions > 0).to(torch.uint8)
+    else:
+        levels = torch.tensor(gaussian_levels(code.bits), device=directions.device)
+        index = torch.bucketize(directions, (levels[1:] + levels[:-1]) / 2).to(torch.uint8)
+    per_byte = 8 // code.bits
+    index = torch.nn.functional.pad(index, (0, -index.shape[1] % per_byte)).unflatten(1, (-1, per_byte))
+    shifts = torch.arange(per_byte, dtype=torch.uint8, device=index.device) * code.bits
+    return (index << shifts).sum(dim=2, dtype=torch.uint8)
+
+
+@cache
+def _byte_table(bits: int) -> Tensor:
+    """Return the entries that each byte holds: float32 [256, 8 / bits]."""
+    shifts = torch.arange(8 // bits) * bits
+    index = (torch.arange(256).unsqueeze(1) >> shifts) & (2**bits - 1)
+    return torch.tensor(gaussian_levels(bits), dtype=torch.float32)[index]
+
+
+def decode(codes: Tensor, scales: Tensor, blocks: Sequence[Block], code: Code) -> tuple[Tensor, Tensor]:
+    """Undo `encode`: unit directions [n, D] float32 (each block of norm 1) and block norms [n, B] float32."""
+    dimensions = sum(block.length for block in blocks)
+    if code.bits == 16:
+        values = codes.view(torch.float16).float()
+    elif code.bits == 8:
+        values = codes.view(torch.int8).float()
+    else:
+        table = _byte_table(code.bits).to(codes.device)
+        values = table[codes.int()].flatten(1)[:, :dimensions].contiguous()
+    for _, where, length in runs_of_equal_length(blocks):
+        part = values[:, where].unflatten(1, (-1, length))
+        part /= torch.linalg.vector_norm(part, dim=2, keepdim=True).clamp(min=1e-30)
+    total = scales[:, :4].contiguous().view(torch.float32)
+    return values, total * scales[:, 4:].contiguous().view(torch.float16).float()

@@ -1,0 +1,125 @@
+"""Apply one method once: rank, and write its scoring and scores in one transaction."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import duckdb
+
+import attrstore
+from attrstore.errors import InputError
+from attrstore.methods import METHODS, Method, Ranking, Request
+from attrstore.runs import recorded
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from attrstore.store import Store
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """What was written."""
+
+    name: str
+    scoring_id: str
+    n_examples: int
+    n_scores: int
+    spec: dict[str, Any]
+
+
+def score(
+    store: Store,
+    method: str,
+    *,
+    name: str | None = None,
+    top_k: int = 100,
+    where: str | None = None,
+    replace: bool = True,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    **options: Any,
+) -> Scoring:
+    """Rank every selected example for every query and keep the result under `name`.
+
+    Args:
+        method: a key of `attrstore.methods.METHODS`.
+        name: of the scoring; the method's name if not given. A scoring of that name is replaced.
+        top_k: proponents kept for each query, and as many opponents.
+        where: an SQL predicate over `examples`, such as "source = 'wiki'".
+        replace: whether a scoring of that name may be replaced.
+        options: of the method, as in `attrstore score --help`.
+
+    Raises:
+        InputError: no such method or option, nothing ingested for it, or a bad predicate.
+    """
+    chosen = find(method)
+    check_options(chosen, options)
+    name = name or method
+    if top_k < 1:
+        raise InputError(f"--top-k {top_k}: must be at least 1")
+    if not replace and store.value("SELECT count(*) FROM scorings WHERE name = $name", {"name": name}):
+        raise InputError(f"{store.path}: there is a scoring called {name}. Choose another --name.")
+    with recorded(store, "score", method=method, name=name, top_k=top_k, where=where, **options) as run:
+        with selected(store, where):
+            ranking = chosen.rank(store, Request(top_k, options, progress))
+        spec = {**ranking.spec, "top_k": top_k, "where": where}
+        scoring = Scoring(name, uuid.uuid4().hex[:12], ranking.n_examples, len(ranking.pairs), spec)
+        _write(store, chosen, scoring, ranking)
+        run.rows = scoring.n_scores
+    return scoring
+
+
+def find(method: str) -> Method:
+    """Return the method called `method`."""
+    if method not in METHODS:
+        raise InputError(f"no method called {method}; there are {', '.join(METHODS)}")
+    return METHODS[method]
+
+
+def check_options(method: Method, options: dict[str, Any]) -> None:
+    """Refuse options that the method does not understand."""
+    for option in options:
+        if option not in method.options:
+            known = ", ".join(f"--{o.replace('_', '-')}" for o in sorted(method.options))
+            raise InputError(f"{method.name} takes no --{option.replace('_', '-')}; it takes {known}")
+
+
+@contextmanager
+def selected(store: Store, where: str | None) -> Iterator[None]:
+    """Make the ids that satisfy the predicate visible as the table `selected_examples(example_id)`."""
+    try:
+        examples = store.connection.table("examples")
+        relation = examples.filter(where) if where else examples
+        ids = relation.select("example_id").to_arrow_table()
+    except duckdb.Error as error:
+        raise InputError(f"--where {where}: {str(error).splitlines()[0]}") from error
+    if not len(ids):
+        which = f"no example satisfies --where {where}" if where else "no examples yet"
+        raise InputError(f"{store.path}: {which}.")
+    with store.registered(selected_examples=ids):
+        yield
+
+
+def _write(store: Store, method: Method, scoring: Scoring, ranking: Ranking) -> None:
+    with store.transaction(), store.registered(ranked=ranking.pairs):
+        store.named("scoring", "drop_scores", {"name": scoring.name})
+        store.named("scoring", "drop_scoring", {"name": scoring.name})
+        store.named(
+            "scoring",
+            "insert_scoring",
+            {
+                "id": scoring.scoring_id,
+                "name": scoring.name,
+                "family": method.family,
+                "method": method.name,
+                "spec": json.dumps(scoring.spec),
+                "encoder": ranking.encoder_id,
+                "n_examples": scoring.n_examples,
+                "version": attrstore.__version__,
+            },
+        )
+        store.named("scoring", "insert_scores", {"scoring": scoring.scoring_id})

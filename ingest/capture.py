@@ -1,0 +1,125 @@
+"""Hooks on linear maps that turn one backward pass into every example's projected gradients."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from attrstore.encoders import make_blocks
+
+from .backward import Backward
+from .projection import Folded
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from attrstore.encoders import Block
+
+    from .linear import LinearMap
+    from .projection import Projection
+    from .sequences import Batch
+
+
+@contextmanager
+def hooked(
+    maps: Sequence[LinearMap], seen: Callable[[LinearMap, Tensor], Callable[[Tensor], None]]
+) -> Iterator[None]:
+    """Call `seen(map, inputs)` in each forward pass; what it returns is called with the output's gradient.
+
+    Inputs are [windows, T, in] and gradients [windows, T, out]. Weights are frozen, so the graph starts at
+    the first hooked outputs, which are made to require a gradient; nothing before them is differentiated.
+    """
+
+    def hook_of(linear: LinearMap) -> Any:
+        def forward(_: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            if not torch.is_grad_enabled():
+                return
+            if not output.requires_grad:
+                output.requires_grad_()
+            output.register_hook(seen(linear, inputs[0].detach()))
+
+        return forward
+
+    handles = [linear.module.register_forward_hook(hook_of(linear)) for linear in maps]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+class GradientEncoder:
+    """Encodes batches as phi: each map's gradient projected, the maps of one block added up.
+
+    Args:
+        model: frozen, in evaluation mode.
+        maps: the linear maps to hook.
+        projections: one for each map, by name.
+        block_of: the block's name of each map; maps of one block must have projections of one size.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        maps: Sequence[LinearMap],
+        projections: Mapping[str, Projection],
+        block_of: Callable[[LinearMap], str],
+    ) -> None:
+        self.model = model
+        self.maps = list(maps)
+        self.backward = Backward(model)
+        self.use(projections)
+        lengths: dict[str, int] = {}
+        for linear in maps:
+            lengths.setdefault(block_of(linear), projections[linear.name].length)
+        self.blocks: tuple[Block, ...] = make_blocks(list(lengths.items()))
+        by_name = {block.name: block for block in self.blocks}
+        self._block = {linear.name: by_name[block_of(linear)] for linear in maps}
+
+    def use(self, projections: Mapping[str, Projection]) -> None:
+        """Take projections of the same sizes instead."""
+        weight = next(self.model.parameters())
+        self.projections = {
+            name: Folded.of(projection, weight.device, weight.dtype)
+            for name, projection in projections.items()
+        }
+
+    def encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return phi float32 [items, D] and the summed loss float32 [items], on the model's device."""
+        device = self.backward.device
+        n_windows = len(batch.tokens)
+        phi = torch.zeros(n_windows, sum(block.length for block in self.blocks), device=device)
+
+        def seen(linear: LinearMap, inputs: Tensor) -> Callable[[Tensor], None]:
+            projection, block = self.projections[linear.name], self._block[linear.name]
+            part = phi[:, block.offset : block.offset + block.length]
+            if projection.elementwise is not None:
+                return lambda gradient: _add(part, _full(gradient, inputs, projection))
+            small = inputs @ projection.p_in.T  # [windows, T, k_in]; the inputs themselves are not kept
+            return lambda gradient: _add(part, _outer(gradient @ projection.p_out.T, small))
+
+        with hooked(self.maps, seen):
+            losses = self.backward(batch)
+        if n_windows == len(batch.items):
+            return phi, losses
+        owner = batch.owner.to(device)
+        whole = torch.zeros(len(batch.items), phi.shape[1], device=device).index_add_(0, owner, phi)
+        return whole, torch.zeros(len(batch.items), device=device).index_add_(0, owner, losses)
+
+
+def _add(part: Tensor, update: Tensor) -> None:
+    part += update.flatten(1)
+
+
+def _outer(gradients: Tensor, inputs: Tensor) -> Tensor:
+    """Sum over tokens of gradient times input: [windows, out, in], accumulated in float32."""
+    return torch.bmm(gradients.float().transpose(1, 2), inputs.float())
+
+
+def _full(gradients: Tensor, inputs: Tensor, projection: Folded) -> Tensor:
+    """Form each window's whole gradient, correct it elementwise, project it: [windows, k_out, k_in]."""
+    corrected = _outer(gradients, inputs) * projection.elementwise
+    return projection.p_out.float() @ (corrected @ projection.p_in.float().T)

@@ -1,0 +1,242 @@
+"""Encode the corpus and the queries as compressed gradients (TrackStar, arXiv 2410.17413)."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow
+import torch
+
+from attrstore import codes, encoders
+from attrstore.encoders import Encoder
+from attrstore.errors import InputError, MismatchError
+from attrstore.runs import recorded
+
+from . import kronecker, linear, models, optimizer, projection, sequences
+from .capture import GradientEncoder
+from .encoding import Counts, EncodingJob
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from attrstore.store import Store
+
+    from .linear import LinearMap
+    from .models import LoadedModel
+    from .projection import Projection
+
+ENCODING_VERSION = 1  # raised when the same spec would give other vectors
+SAMPLE = 512  # examples on which the Kronecker factors are measured
+BLOCKS = ("module", "part", "layer")
+
+
+def ingest_gradients(
+    store: Store,
+    *,
+    model: str | Path,
+    optimizer_state: str | Path | None = None,
+    correction: str = "factored",
+    kronecker_factors: bool = True,
+    projection_dim: int = 16,
+    blocks: str = "module",
+    code: str = "int8",
+    seed: int = 0,
+    name: str | None = None,
+    device: str = "auto",
+    dtype: str = "float32",
+    batch_tokens: int = 4096,
+    long: str = "truncate",
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Counts:
+    """Write `encodings` and `query_encodings` for everything that has none under this recipe.
+
+    Args:
+        model: folder of a Hugging Face causal LM.
+        optimizer_state: file of the optimizer's state_dict (AdamW or Adafactor); its second moment corrects
+            the gradients.
+        correction: how: `factored` (Adafactor's form) or `full` (elementwise, slower).
+        kronecker_factors: whiten inputs and output gradients, measured on a sample, before projecting.
+        projection_dim: k; each linear map is encoded in k x k numbers.
+        blocks: what has its own norm and curvature: each `module`, each `part` of a layer (attention, MLP),
+            or each `layer`.
+        code: quantisation of the corpus side: fp16, int8, 4bit, 2bit, 1bit.
+        seed: of the projection.
+        name: of the encoder; made from the recipe if not given.
+        device: auto, cpu, cuda.
+        dtype: float32 or bfloat16, of the model's weights and activations.
+        batch_tokens: padded tokens of a batch.
+        long: an example longer than the context is truncated, split or skipped, and its status says so.
+
+    Raises:
+        InputError: the model, its optimizer state or an option is unusable.
+        MismatchError: an encoder of this name exists and was made differently.
+    """
+    _check(projection_dim, batch_tokens, code, blocks, correction, long)
+    if kronecker_factors and optimizer_state is not None and correction == "full":
+        raise InputError(
+            "--correction full cannot be combined with --kronecker: use factored, or --no-kronecker."
+        )
+    if not store.value("SELECT count(*) FROM examples"):
+        raise InputError(f"{store.path}: no examples yet. First: attrstore ingest corpus {store.path} FILE")
+    loaded = models.load(model, device=device, dtype=dtype)
+    maps = linear.find(loaded.model)
+    moments: dict[str, optimizer.SecondMoment] = {}
+    if optimizer_state is not None:
+        moments = optimizer.second_moments(optimizer_state, loaded.model, maps, correction)
+    spec = {
+        "version": ENCODING_VERSION,
+        "model": loaded.fingerprint,
+        "tokenizer": loaded.tokenizer_fingerprint,
+        "correction": correction if moments else "none",
+        "optimizer_state": _moments_fingerprint(moments),
+        "kronecker": {"sample": SAMPLE, "damping": kronecker.DAMPING} if kronecker_factors else None,
+        "projection_dim": projection_dim,
+        "seed": seed,
+        "blocks": blocks,
+        "code": code,
+        "dtype": dtype,
+        "context": loaded.context,
+        "long": long,
+    }
+    projections = {
+        m.name: projection.make(m, dim=projection_dim, seed=seed, moment=moments.get(m.name)) for m in maps
+    }
+    gradient_encoder = GradientEncoder(loaded.model, maps, projections, _block_of(blocks))
+    encoder = Encoder("gradient", name or _name(spec), loaded.fingerprint, spec, gradient_encoder.blocks)
+    refuse_other_recipe(store, encoder)
+    with recorded(
+        store, "ingest gradients", encoder=encoder.encoder_id, model=str(model), device=device
+    ) as run:
+        _prepare(store, encoder, loaded, maps, projections, gradient_encoder, batch_tokens)
+        gradient_encoder.use(projections)
+        job = EncodingJob(store, encoder, loaded, gradient_encoder.encode, batch_tokens, long, run, progress)
+        return job()
+
+
+def _check(dim: int, batch_tokens: int, code: str, blocks: str, correction: str, long: str) -> None:
+    codes.find(code)
+    for option, value, allowed in (
+        ("--blocks", blocks, BLOCKS),
+        ("--correction", correction, optimizer.CORRECTIONS),
+        ("--long", long, sequences.LONG),
+    ):
+        if value not in allowed:
+            raise InputError(f"{option} {value}: there is no such choice; there are {', '.join(allowed)}")
+    for option, number in (("--projection-dim", dim), ("--batch-tokens", batch_tokens)):
+        if number < 1:
+            raise InputError(f"{option} {number}: must be at least 1")
+
+
+def refuse_other_recipe(store: Store, encoder: Encoder) -> None:
+    """Refuse an encoder whose name is taken by another recipe, showing what differs."""
+    for known in encoders.load_all(store):
+        if known.name != encoder.name or known.encoder_id == encoder.encoder_id:
+            continue
+        keys = sorted(known.spec.keys() | encoder.spec.keys())
+        differences = ", ".join(
+            f"{key} {known.spec.get(key)} there and {encoder.spec.get(key)} now"
+            for key in keys
+            if known.spec.get(key) != encoder.spec.get(key)
+        )
+        raise MismatchError(
+            f"{store.path}: the encoder {encoder.name} was made with another recipe: {differences}. "
+            "Use the same, or make a second encoder with --name."
+        )
+
+
+def _prepare(
+    store: Store,
+    encoder: Encoder,
+    loaded: LoadedModel,
+    maps: list[LinearMap],
+    projections: dict[str, Projection],
+    gradient_encoder: GradientEncoder,
+    batch_tokens: int,
+) -> None:
+    """Record model and encoder; with Kronecker factors, fit the projections once and keep them."""
+    fitted = encoder.spec["kronecker"] is not None
+    if store.value("SELECT count(*) FROM encoders WHERE encoder_id = $id", {"id": encoder.encoder_id}):
+        if fitted:
+            _load_projections(store, encoder, projections)
+        return
+    if fitted:
+        rows = store.named("encodings", "sample", {"n": SAMPLE}).fetchall()
+        items = [
+            item
+            for item in sequences.examples(rows, loaded.tokenizer, loaded.context, "truncate")
+            if item.windows
+        ]
+        kronecker.whiten(
+            projections, maps, gradient_encoder.backward, list(sequences.batches(items, batch_tokens))
+        )
+    with store.transaction():
+        models.register(store, loaded)
+        encoders.save(store, encoder)
+        if fitted:
+            _save_projections(store, encoder, projections)
+
+
+def _save_projections(store: Store, encoder: Encoder, projections: dict[str, Projection]) -> None:
+    sides = [
+        (name, side, getattr(p, f"p_{side}").half())
+        for name, p in projections.items()
+        for side in ("in", "out")
+    ]
+    table = pyarrow.table(
+        {
+            "module": [name for name, _, _ in sides],
+            "side": [side for _, side, _ in sides],
+            "n_rows": [len(matrix) for _, _, matrix in sides],
+            "n_columns": [matrix.shape[1] for _, _, matrix in sides],
+            "matrix": pyarrow.array(
+                [matrix.numpy().tobytes() for _, _, matrix in sides], pyarrow.large_binary()
+            ),
+        }
+    )
+    with store.registered(fitted=table):
+        store.named("encodings", "insert_projections", {"encoder": encoder.encoder_id})
+    _load_projections(store, encoder, projections)
+
+
+def _load_projections(store: Store, encoder: Encoder, projections: dict[str, Projection]) -> None:
+    """Replace the projections by the stored ones; the first run uses them too, so that all runs agree."""
+    for name, side, n_rows, n_columns, matrix in store.named(
+        "encodings", "projections", {"encoder": encoder.encoder_id}
+    ).fetchall():
+        values = torch.frombuffer(bytearray(matrix), dtype=torch.float16).float()
+        setattr(projections[name], f"p_{side}", values.reshape(n_rows, n_columns))
+
+
+def _block_of(blocks: str) -> Callable[[LinearMap], str]:
+    """Name the block of a map: itself, its part of the layer (`...3.mlp`), or its layer (`...3`)."""
+
+    def name(m: LinearMap) -> str:
+        layer = re.match(r"(.*?\.\d+)(?:\.([^.]+))?", m.name)
+        if blocks == "module" or layer is None:
+            return m.name
+        return layer[1] if blocks == "layer" or layer[2] is None else f"{layer[1]}.{layer[2]}"
+
+    return name
+
+
+def _name(spec: dict[str, Any]) -> str:
+    parts = [f"k{spec['projection_dim']}", spec["code"]]
+    if spec["correction"] != "none":
+        parts.append(spec["correction"])
+    if spec["kronecker"] is not None:
+        parts.append("kronecker")
+    return "-".join(parts)
+
+
+def _moments_fingerprint(moments: dict[str, optimizer.SecondMoment]) -> str | None:
+    """Hash the second moments that are used: 16 hexadecimal digits."""
+    if not moments:
+        return None
+    digest = hashlib.sha256()
+    for name in sorted(moments):
+        for part in moments[name]:
+            digest.update(part.numpy().tobytes() if isinstance(part, torch.Tensor) else str(part).encode())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,194 @@
+"""Make the inverted index that BM25 reads: `attrstore ingest lexical STORE`.
+
+The index grows by a join: its work list is the examples that have no row in `lexical_stats`, and each batch
+commits its terms, postings and lengths in one transaction. A killed job loses its open batch, and the same
+command goes on. idf and the average length are computed at query time, so that new examples change every score.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import duckdb
+
+from attrstore.errors import InputError, Interrupted, MismatchError
+from attrstore.lexical import Index, Variant, read_index, stem_table
+from attrstore.runs import recorded
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from attrstore.store import Store
+
+BATCH_BYTES = 256_000_000  # of text in one transaction; see `plan` in sql/lexical.sql
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What one run did, and what the index holds now."""
+
+    indexed: int  # examples added by this run
+    unchanged: int  # examples that were there already
+    terms: int
+    postings: int
+
+
+def ingest_lexical(
+    store: Store,
+    *,
+    stemmer: str | None = None,
+    variant: Variant | None = None,
+    pattern: str | None = None,
+    fold: bool | None = None,
+    k1: float | None = None,
+    b: float | None = None,
+    epsilon: float | None = None,
+    rebuild: bool = False,
+    batch_bytes: int = BATCH_BYTES,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Counts:
+    """Index the examples that are not in the index yet.
+
+    What is not given stays as the index has it, or as in `attrstore.lexical.Index` for a new one.
+
+    Args:
+        stemmer: a Snowball algorithm, such as "english", or "none".
+        variant: "okapi" or "lucene"; like k1, b and epsilon it acts at query time and can be changed freely.
+        pattern: an RE2 regular expression: what a token is.
+        fold: lower-case texts first.
+        k1: how fast repeated words stop counting.
+        b: how much long examples are discounted, 0 to 1.
+        epsilon: okapi's floor of a negative idf, as a share of the mean idf.
+        rebuild: make the index anew, which a change of pattern, stemmer or fold needs.
+        batch_bytes: how much text one transaction takes.
+        progress: called with the number of examples done and to do.
+
+    Raises:
+        InputError: no examples, or a bad option.
+        MismatchError: pattern, stemmer or fold differ from the index, without `rebuild`.
+    """
+    given = {"variant": variant, "pattern": pattern, "fold": fold, "k1": k1, "b": b, "epsilon": epsilon}
+    changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    if stemmer is not None:
+        changes["stemmer"] = None if stemmer == "none" else stemmer
+    had = read_index(store)
+    index = replace(had or Index(), **changes)
+    _check(store, index)
+    if had and not rebuild:
+        _refuse_mismatch(store, had, index)
+    if not store.value("SELECT count(*) FROM examples"):
+        raise InputError(
+            f"{store.path}: no examples to index. First: attrstore ingest corpus {store.path} FILE"
+        )
+    before = 0 if rebuild else _totals(store)[0]
+    try:
+        indexed = _run(store, index, rebuild, index != had, batch_bytes, progress)
+    except KeyboardInterrupt as error:
+        raise Interrupted(
+            f"{store.path}: stopped. {_totals(store)[0]:,} examples are in the index; the same command goes on."
+        ) from error
+    finally:
+        store.named("lexical", "drop_work")
+        store.named("lexical", "drop_batch")
+    _, terms, postings = _totals(store)
+    return Counts(indexed, before, terms, postings)
+
+
+def _run(
+    store: Store,
+    index: Index,
+    rebuild: bool,
+    changed: bool,
+    batch_bytes: int,
+    progress: Callable[[int, int], None],
+) -> int:
+    """Do what there is to do; leave no trace when there is nothing."""
+    missing_stems = _query_tokens(store, index) if index.stemmer else []
+    behind = store.named("lexical", "behind").fetchone()
+    if not (rebuild or changed or missing_stems or (behind and behind[0])):
+        return 0
+    with recorded(store, "ingest lexical", **asdict(index), rebuild=rebuild) as run:
+        with store.transaction():
+            if rebuild:
+                store.named("lexical", "clear")
+            _write_index(store, index)
+        store.named("lexical", "plan", {"batch_bytes": batch_bytes})
+        batches = store.named("lexical", "batches").fetchall()
+        total = sum(count for _, count in batches)
+        progress(0, total)
+        for batch, count in batches:
+            with store.transaction():
+                _index_batch(store, index, batch)
+            run.rows += count
+            progress(run.rows, total)
+        if index.stemmer:
+            with store.transaction():
+                _keep_stems(store, index, _query_tokens(store, index))
+    return run.rows
+
+
+def _write_index(store: Store, index: Index) -> None:
+    store.execute("DELETE FROM lexical_index")
+    store.named("lexical", "insert_index", asdict(index))
+
+
+def _index_batch(store: Store, index: Index, batch: int) -> None:
+    store.named("lexical", "count_tokens", {**index.tokens, "batch": batch})
+    if index.stemmer:
+        tokens = [row[0] for row in store.named("lexical", "unstemmed_corpus").fetchall()]
+        _keep_stems(store, index, tokens)
+        store.named("lexical", "stem_batch")
+    for name in ("count_terms", "raise_df", "insert_terms", "insert_postings"):
+        store.named("lexical", name)
+    store.named("lexical", "insert_stats", {"batch": batch})
+    store.named("lexical", "drop_batch")
+
+
+def _query_tokens(store: Store, index: Index) -> list[str]:
+    return [row[0] for row in store.named("lexical", "unstemmed_queries", index.tokens).fetchall()]
+
+
+def _keep_stems(store: Store, index: Index, tokens: list[str]) -> None:
+    if tokens:
+        with store.registered(new_stems=stem_table(index.stemmer, tokens)):
+            store.named("lexical", "insert_stems")
+
+
+def _totals(store: Store) -> tuple[int, int, int]:
+    row = store.named("lexical", "totals").fetchone()
+    return (row[0], row[1], row[2]) if row else (0, 0, 0)
+
+
+def _check(store: Store, index: Index) -> None:
+    index.check_weights()
+    try:
+        row = store.connection.execute(
+            "SELECT regexp_full_match('', $pattern) OR list_contains(regexp_extract_all('a b', $pattern), '')",
+            {"pattern": index.pattern},
+        ).fetchone()
+    except duckdb.Error as error:
+        raise InputError(f"--pattern {index.pattern}: not a regular expression (RE2). {error}") from error
+    if row and row[0]:
+        raise InputError(f"--pattern {index.pattern}: matches the empty text; a token has at least one letter")
+    if index.stemmer:
+        import Stemmer
+
+        if index.stemmer not in Stemmer.algorithms():
+            raise InputError(
+                f"--stemmer {index.stemmer}: there are none, {', '.join(sorted(Stemmer.algorithms()))}"
+            )
+
+
+def _refuse_mismatch(store: Store, had: Index, wanted: Index) -> None:
+    for name in ("pattern", "stemmer", "fold"):
+        has, wants = getattr(had, name), getattr(wanted, name)
+        if has != wants:
+            raise MismatchError(
+                f"{store.path}: the lexical index was made with {name} {_shown(has)}, not {_shown(wants)}. "
+                "Leave the option out, or make the index anew: --rebuild"
+            )
+
+
+def _shown(value: object) -> str:
+    return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,44 @@
+-- name: shards
+-- The ranges of example ids that still hold work for an encoder.
+SELECT example_id // $size AS shard, count(*) AS pending
+FROM examples ANTI JOIN (SELECT example_id FROM encodings WHERE encoder_id = $encoder) USING (example_id)
+GROUP BY shard
+ORDER BY shard
+
+-- name: pending_examples
+-- One shard's work list: the examples without an encoding.
+SELECT example_id, text
+FROM examples ANTI JOIN (SELECT example_id FROM encodings WHERE encoder_id = $encoder) USING (example_id)
+WHERE example_id // $size = $shard
+ORDER BY example_id
+
+-- name: pending_queries
+SELECT query_id, prompt, target
+FROM queries ANTI JOIN (SELECT query_id FROM query_encodings WHERE encoder_id = $encoder) USING (query_id)
+ORDER BY query_id
+
+-- name: sample
+-- A sample of the corpus that does not depend on the order of ingest.
+SELECT example_id, text FROM examples ORDER BY md5(external_id), external_id LIMIT $n
+
+-- name: insert_encodings
+INSERT INTO encodings
+SELECT $encoder, example_id, code, scales, n_tokens, loss, status FROM encoded
+
+-- name: insert_query_encodings
+INSERT INTO query_encodings
+SELECT $encoder, query_id, vector, n_tokens, loss, status FROM encoded
+
+-- name: statuses
+-- How the examples of an encoder came out, by kind of status.
+SELECT split_part(status, ':', 1) AS outcome, count(*) AS n
+FROM encodings
+WHERE encoder_id = $encoder
+GROUP BY outcome
+
+-- name: insert_projections
+INSERT INTO projections
+SELECT $encoder, module, side, n_rows, n_columns, matrix FROM fitted
+
+-- name: projections
+SELECT module, side, n_rows, n_columns, matrix FROM projections WHERE encoder_id = $encoder

@@ -1,0 +1,177 @@
+-- The inverted index: made by `attrstore ingest lexical`, read by the method bm25.
+
+-- name: index
+SELECT pattern, fold, stemmer, variant, k1, b, epsilon FROM lexical_index
+
+-- name: insert_index
+INSERT INTO lexical_index VALUES ($pattern, $fold, $stemmer, $variant, $k1, $b, $epsilon)
+
+-- name: clear
+-- Everything but the examples: the index is made anew.
+DELETE FROM lexical_index;
+DELETE FROM terms;
+DELETE FROM stems;
+DELETE FROM postings;
+DELETE FROM lexical_stats
+
+-- name: pattern_problem
+-- Whether the expression finds empty tokens. Fails where it is not a regular expression.
+SELECT regexp_full_match('', $pattern) OR list_contains(regexp_extract_all('a b', $pattern), '')
+
+-- name: behind
+-- How many examples the index does not know.
+SELECT count(*) FROM examples ANTI JOIN lexical_stats USING (example_id)
+
+-- name: plan
+-- The work list in batches. An example counts as 1,280 bytes at least, so that a batch of 256 MB is
+-- at most 200,000 examples.
+CREATE OR REPLACE TEMP TABLE lexical_work AS
+SELECT example_id, sum(greatest(strlen(text), 1280)) OVER (ORDER BY example_id) // $batch_bytes AS batch
+FROM examples ANTI JOIN lexical_stats USING (example_id)
+
+-- name: batches
+SELECT batch, count(*) FROM lexical_work GROUP BY batch ORDER BY batch
+
+-- name: count_tokens
+CREATE OR REPLACE TEMP TABLE batch_tokens AS
+SELECT example_id, token, count(*) AS tf
+FROM (
+    SELECT example_id, unnest(split_tokens(text, $pattern, $fold)) AS token
+    FROM examples SEMI JOIN (SELECT example_id FROM lexical_work WHERE batch = $batch) USING (example_id)
+)
+GROUP BY ALL
+
+-- name: unstemmed_corpus
+SELECT DISTINCT token FROM batch_tokens ANTI JOIN stems USING (token) ORDER BY token
+
+-- name: unstemmed_queries
+SELECT DISTINCT token
+FROM (SELECT unnest(split_tokens(prompt || target, $pattern, $fold)) AS token FROM queries)
+ANTI JOIN stems USING (token)
+ORDER BY token
+
+-- name: insert_stems
+-- `new_stems(token, term)`; known tokens are left alone.
+INSERT INTO stems SELECT token, term FROM new_stems ANTI JOIN stems USING (token) ORDER BY token
+
+-- name: stem_batch
+CREATE OR REPLACE TEMP TABLE batch_tokens AS
+SELECT example_id, term AS token, sum(tf) AS tf FROM batch_tokens JOIN stems USING (token) GROUP BY ALL
+
+-- name: count_terms
+CREATE OR REPLACE TEMP TABLE batch_terms AS
+SELECT token AS term, count(*) AS df FROM batch_tokens GROUP BY token
+
+-- name: raise_df
+UPDATE terms SET df = terms.df + batch_terms.df FROM batch_terms WHERE terms.term = batch_terms.term
+
+-- name: insert_terms
+INSERT INTO terms
+SELECT (SELECT coalesce(max(term_id), 0) FROM terms) + row_number() OVER (ORDER BY term), term, df
+FROM batch_terms ANTI JOIN terms USING (term)
+ORDER BY term
+
+-- name: insert_postings
+-- In the order of terms: it compresses, and a query reads only the row groups of its terms.
+INSERT INTO postings
+SELECT term_id, example_id, tf
+FROM batch_tokens JOIN terms ON terms.term = batch_tokens.token
+ORDER BY term_id, example_id
+
+-- name: insert_stats
+-- Every example of the batch gets its row, which also says that it was done.
+INSERT INTO lexical_stats
+SELECT example_id, coalesce(length, 0)
+FROM lexical_work
+LEFT JOIN (SELECT example_id, sum(tf) AS length FROM batch_tokens GROUP BY example_id) USING (example_id)
+WHERE batch = $batch
+ORDER BY example_id
+
+-- name: drop_batch
+DROP TABLE IF EXISTS batch_tokens;
+DROP TABLE IF EXISTS batch_terms
+
+-- name: drop_work
+DROP TABLE IF EXISTS lexical_work
+
+-- name: totals
+SELECT (SELECT count(*) FROM lexical_stats), (SELECT count(*) FROM terms), (SELECT count(*) FROM postings)
+
+-- name: text_tokens
+SELECT DISTINCT unnest(tokens($text)) AS token ORDER BY token
+
+-- name: text_terms
+-- The terms of one text, by stems that may not be in the store: `new_stems(token, term)`.
+SELECT coalesce(list(coalesce(new_stems.term, spoken.token) ORDER BY spoken.token), [])
+FROM (SELECT unnest(tokens($text)) AS token) spoken LEFT JOIN new_stems ON new_stems.token = spoken.token
+
+-- name: search
+SELECT row_number() OVER () AS rank, * FROM bm25_terms($terms) LIMIT $top_k
+
+-- name: query_tokens
+-- A query is its prompt and target, joined exactly.
+SELECT query_id, token, count(*) AS n
+FROM (SELECT query_id, unnest(split_tokens(prompt || target, $pattern, $fold)) AS token FROM queries)
+GROUP BY ALL
+
+-- name: query_terms
+-- `query_tokens(query_id, token, n)` and `new_stems(token, term)` become the terms of each query, in batches of
+-- about $batch_pairs (query, posting) pairs.
+CREATE OR REPLACE TEMP TABLE query_terms AS
+WITH asked AS (
+    SELECT query_id, term_id, sum(n)::BIGINT AS n, any_value(df) AS df
+    FROM query_tokens LEFT JOIN new_stems USING (token)
+    JOIN terms ON terms.term = coalesce(new_stems.term, query_tokens.token)
+    GROUP BY query_id, term_id
+), costs AS (
+    SELECT query_id, sum(sum(df)) OVER (ORDER BY query_id) // $batch_pairs AS batch
+    FROM asked GROUP BY query_id
+)
+SELECT batch, query_id, term_id, n, df FROM asked JOIN costs USING (query_id)
+
+-- name: query_batches
+SELECT batch, count(DISTINCT query_id) FROM query_terms GROUP BY batch ORDER BY batch
+
+-- name: weights
+-- What each term of a query adds to each selected example that has it; the postings are read once.
+CREATE OR REPLACE TEMP TABLE weights AS
+SELECT term_id, example_id,
+       bm25_units(idf * bm25_gain($variant, tf, length, average_length, $k1, $b)) AS weight
+FROM (
+    SELECT term_id, any_value(bm25_idf($variant, n_examples, df, average_idf, $epsilon)) AS idf,
+           any_value(average_length) AS average_length
+    FROM query_terms CROSS JOIN bm25_statistics GROUP BY term_id
+)
+JOIN postings USING (term_id)
+JOIN lexical_stats USING (example_id)
+SEMI JOIN selected_examples USING (example_id)
+
+-- name: rank
+-- The strongest examples of each query, and every labelled one with its exact rank.
+SELECT query_id, example_id, rank::INTEGER AS rank, score
+FROM (
+    SELECT *, row_number() OVER (PARTITION BY query_id ORDER BY score DESC, example_id) AS rank
+    FROM (
+        SELECT query_id, example_id, bm25_score(sum(n * weight)) AS score
+        FROM query_terms JOIN weights USING (term_id)
+        WHERE batch = $batch
+        GROUP BY query_id, example_id
+    )
+)
+LEFT JOIN (SELECT DISTINCT query_id, example_id, true AS labelled FROM labels WHERE label > 0)
+    USING (query_id, example_id)
+WHERE rank <= $top_k OR labelled
+ORDER BY query_id, rank
+
+-- name: drop_rank
+DROP TABLE IF EXISTS query_terms;
+DROP TABLE IF EXISTS weights
+
+-- name: documents
+-- The tokens of every indexed example, for rank_bm25.
+SELECT example_id, split_tokens(text, $pattern, $fold) AS tokens
+FROM examples SEMI JOIN lexical_stats USING (example_id)
+ORDER BY example_id
+
+-- name: questions
+SELECT query_id, split_tokens(prompt || target, $pattern, $fold) AS tokens FROM queries ORDER BY query_id

@@ -1,0 +1,53 @@
+-- name: encoded
+-- The codes to scan. No order: ties are broken by example_id, not by position.
+SELECT example_id, code, scales
+FROM encodings SEMI JOIN selected_examples USING (example_id)
+WHERE encoder_id = $encoder AND code IS NOT NULL
+
+-- name: curvature_rows
+-- The codes whose second moment is the corpus's curvature: all, or a fixed sample of a large corpus.
+SELECT example_id, code, scales
+FROM encodings
+WHERE encoder_id = $encoder AND code IS NOT NULL AND md5_number(example_id::VARCHAR) % $one_in = 0
+
+-- name: labelled_codes
+-- The codes of the labelled examples, whose exact ranks are wanted.
+SELECT example_id, code, scales
+FROM encodings SEMI JOIN selected_examples USING (example_id)
+WHERE encoder_id = $encoder AND code IS NOT NULL
+  AND example_id IN (SELECT example_id FROM labels WHERE label > 0)
+
+-- name: labelled_pairs
+SELECT DISTINCT query_id, example_id FROM labels WHERE label > 0
+
+-- name: query_vectors
+SELECT query_id, vector
+FROM query_encodings
+WHERE encoder_id = $encoder AND vector IS NOT NULL
+ORDER BY query_id
+
+-- name: not_encoded
+-- How many selected examples an encoder has not looked at.
+SELECT count(*)
+FROM selected_examples ANTI JOIN (SELECT example_id FROM encodings WHERE encoder_id = $encoder) USING (example_id)
+
+-- name: curvature
+SELECT block, n, scale, matrix FROM curvatures WHERE encoder_id = $encoder AND side = $side
+
+-- name: drop_curvature
+DELETE FROM curvatures WHERE encoder_id = $encoder AND side = $side
+
+-- name: insert_curvature
+INSERT INTO curvatures SELECT $encoder, $side, block, n, scale, matrix FROM moments
+
+-- name: insert_scoring
+INSERT INTO scorings VALUES ($id, $name, $family, $method, $spec, $encoder, $n_examples, now(), $version)
+
+-- name: insert_scores
+INSERT INTO scores SELECT $scoring, query_id, example_id, rank, score FROM ranked ORDER BY query_id, rank
+
+-- name: drop_scores
+DELETE FROM scores WHERE scoring_id = (SELECT scoring_id FROM scorings WHERE name = $name)
+
+-- name: drop_scoring
+DELETE FROM scorings WHERE name = $name
