@@ -1,0 +1,291 @@
+"""The views and metric macros against a second computation in plain Python."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy
+import pytest
+
+import attrstore
+from attrstore import Store
+from tests.scored import (
+    N_EXAMPLES,
+    N_QUERIES,
+    TOP_K,
+    World,
+    add_ranking,
+    add_scoring,
+    add_texts,
+    fill,
+)
+
+COLUMNS = [
+    "name", "method", "family", "queries", "mrr", "hit_at_10", "recall_at_10", "precision_at_1", "map",
+    "tail_patch_logprob", "tail_patch_prob",
+]  # fmt: skip
+
+
+def places(world: World, name: str, q: int) -> list[int]:
+    return sorted(p for p, e in enumerate(world.rankings[name][q], 1) if e in world.labelled[q])
+
+
+def expected(world: World, name: str, queries: list[int]) -> list[float]:
+    """The five metrics, the long way."""
+    metrics = []
+    for q in queries:
+        found, n = places(world, name, q), len(world.labelled[q])
+        precision = [sum(p <= cut for p in found) / cut for cut in found]
+        metrics.append(
+            (
+                1 / found[0] if found else 0,
+                float(any(p <= 10 for p in found)),
+                sum(p <= 10 for p in found) / n,
+                float(1 in found),
+                sum(precision) / n,
+            )
+        )
+    return [statistics.fmean(column) for column in zip(*metrics, strict=True)]
+
+
+@pytest.fixture(scope="module")
+def scored(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Store, World]]:
+    with attrstore.open(tmp_path_factory.mktemp("views") / "scored.duckdb", create=True) as opened:
+        yield opened, fill(opened)
+
+
+@pytest.fixture
+def full(scored: tuple[Store, World]) -> Store:
+    return scored[0]
+
+
+@pytest.fixture
+def world(scored: tuple[Store, World]) -> World:
+    return scored[1]
+
+
+def test_method_report_equals_a_second_computation(full: Store, world: World) -> None:
+    relation = full.sql("FROM method_report")
+    assert relation.columns == COLUMNS
+    rows = {row[0]: row for row in relation.fetchall()}
+    assert set(rows) == set(world.rankings)
+    for name, row in rows.items():
+        assert row[1:4] == (name, "retrieval" if name == "bm25" else "influence", N_QUERIES)
+        assert row[4:9] == pytest.approx(expected(world, name, list(world.labelled)), abs=1e-12)
+    assert 0 < rows["bm25"][8] < 1
+
+
+def test_tail_patch_counts_only_queries_measured_whole(full: Store, world: World) -> None:
+    rows = {row[0]: row[9:] for row in full.rows("FROM method_report")}
+    means = [
+        statistics.fmean(world.patches[q, e] for e in world.rankings["trackstar"][q][:10]) for q in (0, 1, 13)
+    ]
+    assert rows["trackstar"] == pytest.approx((statistics.fmean(means), statistics.fmean(means) / 9))
+    assert rows["cosine"] == (None, None)
+
+
+def test_report_by_groups_queries(full: Store, world: World) -> None:
+    rows = {(row[0], row[3]): row for row in full.rows("FROM report_by('relation')")}
+    assert len(rows) == 6
+    for (name, value), row in rows.items():
+        members = [q for q in world.labelled if f"r{q % 2}" == value]
+        assert row[4] == N_QUERIES // 2
+        assert row[5:10] == pytest.approx(expected(world, name, members), abs=1e-12)
+
+
+def test_order_is_family_then_best_first(full: Store, world: World) -> None:
+    rows = full.rows("SELECT family, mrr FROM method_report")
+    assert [family for family, _ in rows] == ["influence", "influence", "retrieval"]
+    assert rows[0][1] > rows[1][1]
+
+
+def test_scoring_without_labels_or_scores_has_a_row_of_nulls(store: Store) -> None:
+    add_texts(store)
+    add_scoring(store, "empty", "influence", 5, 0)
+    add_scoring(store, "unlabelled", "influence", 5, 1)
+    add_ranking(store, "unlabelled", 3, [4, 2, 9], set(), opponents=False)
+    assert store.rows("FROM method_report") == [
+        ("empty", "empty", "influence", 0, *[None] * 7),
+        ("unlabelled", "unlabelled", "influence", 1, *[None] * 7),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("sql", "value"),
+    [
+        ("reciprocal_rank([7, 3])", 1 / 3),
+        ("reciprocal_rank([]::INT[])", 0),
+        ("reciprocal_rank(NULL::INT[])", 0),
+        ("hit_at([11], 10)", 0),
+        ("hit_at([10, 11], 10)", 1),
+        ("recall_at([1, 2, 30], 4, 10)", 0.5),
+        ("recall_at([]::INT[], 0, 10)", None),
+        ("precision_at([1, 2, 30], 5)", 0.4),
+        ("average_precision([1, 3, 6], 4)", (1 + 2 / 3 + 3 / 6) / 4),
+        ("average_precision([3, 1, 3, 6, -2, NULL], 4)", (1 + 2 / 3 + 3 / 6) / 4),
+        ("average_precision(NULL::INT[], 2)", 0),
+        ("position_of(-1, 50)", 50),
+    ],
+)
+def test_metric_macros(store: Store, sql: str, value: float | None) -> None:
+    assert store.value(f"SELECT {sql}") == (None if value is None else pytest.approx(value, abs=1e-15))
+
+
+def test_comparison_has_one_row_per_pair_with_a_proponent(full: Store, world: World) -> None:
+    rows = {
+        (query, example): values
+        for query, example, *values in full.rows(
+            "SELECT query, example, influence_rank, influence_score, retrieval_rank, retrieval_score, label, "
+            "text, source, prompt, target, metadata ->> 'kind' FROM comparison"
+        )
+    }
+    wanted: dict[tuple[str, str], list[Any]] = {}
+    for q in range(N_QUERIES):
+        sides = []
+        for name in ("trackstar", "bm25"):  # the newest of each family
+            n = len(world.rankings[name][q])
+            keep = world.labelled.get(q, set())
+            ends = {
+                e: p
+                for p, e in enumerate(world.rankings[name][q], 1)
+                if p <= TOP_K or e in keep or (name == "trackstar" and p > n - TOP_K)
+            }
+            proponents = {e for e, p in ends.items() if name == "bm25" or p <= n - TOP_K}
+            sides.append((ends, proponents))
+        (influence, strong), (retrieval, found) = sides
+        for e in strong | found:
+            zero = q == 0 and e == next(x for x in range(N_EXAMPLES) if x not in world.labelled[0])
+            wanted[f"q{q}", f"e{e}"] = [
+                influence.get(e), 1 - influence[e] / 100 if e in influence else None,
+                retrieval.get(e), 1 - retrieval[e] / 100 if e in retrieval else None,
+                1.0 if e in world.labelled.get(q, ()) else 0.0 if zero else None,
+                f"text {e}", "wiki", f"prompt {q}", f"target {q}", f"c{e % 3}",
+            ]  # fmt: skip
+    assert rows == wanted
+    top = full.rows("SELECT example FROM comparison WHERE query = 'q5' ORDER BY influence_rank LIMIT 10")
+    assert [e for (e,) in top] == [f"e{e}" for e in world.rankings["trackstar"][5][:10]]
+
+
+def test_compare_takes_any_two_scorings_and_refuses_unknown_names(full: Store, world: World) -> None:
+    top = full.rows(
+        "SELECT example FROM compare('cosine', 'trackstar') WHERE query = 'q1' AND retrieval_rank = 1"
+    )
+    assert top == [(f"e{world.rankings['trackstar'][1][0]}",)]
+    with pytest.raises(attrstore.AttrstoreError, match="No scoring is called cosmic"):
+        full.rows("FROM compare('cosmic', 'bm25')")
+
+
+def test_comparison_answers_with_one_family_and_with_none(store: Store) -> None:
+    assert store.rows("FROM comparison") == []
+    add_texts(store)
+    add_scoring(store, "bm25", "retrieval", 5, 0)
+    add_ranking(store, "bm25", 3, [4, 2], set(), opponents=False)
+    assert store.rows("SELECT example, influence_rank, retrieval_rank FROM comparison ORDER BY 3") == [
+        ("e4", None, 1),
+        ("e2", None, 2),
+    ]
+
+
+def spearman(one: list[int], other: list[int]) -> float:
+    ranks = [numpy.argsort(numpy.argsort(side)) for side in (one, other)]
+    return float(numpy.corrcoef(ranks[0], ranks[1])[0, 1])
+
+
+@pytest.mark.parametrize("depth", [10, 3])
+def test_agreement_equals_a_second_computation(full: Store, world: World, depth: int) -> None:
+    rows = {tuple(row[:3]): row[3:] for row in full.rows("FROM agreement_at($k)", {"k": depth})}
+    assert len(rows) == 3 * N_QUERIES
+    for (query, one, other), (overlap, in_common, correlation) in rows.items():
+        q = int(query[1:])
+        keep = world.labelled.get(q, set())
+        sides = []
+        for name in (one, other):
+            n = N_EXAMPLES - (0 if name == "bm25" else TOP_K)  # the last TOP_K have negative ranks
+            ranking = enumerate(world.rankings[name][q], 1)
+            sides.append({e: p for p, e in ranking if p <= n and (p <= TOP_K or e in keep)})
+        common = sorted(sides[0].keys() & sides[1].keys())
+        tops = [set(world.rankings[name][q][:depth]) for name in (one, other)]
+        assert overlap == pytest.approx(len(tops[0] & tops[1]) / depth)
+        assert in_common == len(common)
+        if len(common) < 3:
+            assert correlation is None
+        else:
+            pairs = [[side[e] for e in common] for side in sides]
+            assert correlation == pytest.approx(spearman(*pairs))
+    if depth == 10:
+        view = full.sql("FROM agreement")
+        assert view.columns[3] == "overlap_at_10"
+        assert {tuple(row[:3]): row[3:] for row in view.fetchall()} == rows
+
+
+def test_influence_and_retrieval_name_every_pair(full: Store, world: World) -> None:
+    columns = ["scoring", "method", "query", "example", "rank", "score", "text", "label", "prompt", "target"]
+    assert full.sql("FROM influence").columns == full.sql("FROM retrieval").columns == columns
+    n = full.value("SELECT count(*) FROM scores")
+    assert full.value("SELECT (SELECT count(*) FROM influence) + (SELECT count(*) FROM retrieval)") == n
+    last = world.rankings["cosine"][4][-1]
+    assert full.rows(
+        "SELECT example, score, text FROM influence WHERE scoring = 'cosine' AND query = 'q4' AND rank = -1"
+    ) == [(f"e{last}", pytest.approx(0.4), f"text {last}")]
+
+
+PLAIN = """
+import json, sys, duckdb
+con = duckdb.connect(sys.argv[1], read_only=True)
+answers = {q: len(con.sql(q).fetchall()) for q in sys.argv[2:]}
+assert not any(m.split(".")[0] == "attrstore" for m in sys.modules)
+print(json.dumps(answers))
+"""
+
+
+def test_plain_duckdb_client_answers_without_attrstore(path: Path) -> None:
+    with attrstore.open(path, create=True) as store:
+        fill(store)
+        queries = [
+            "FROM comparison", "FROM agreement", "FROM method_report", "FROM report_by('relation')",
+            "FROM agreement_at(3)", "FROM compare('cosine', 'bm25')", "FROM influence", "FROM retrieval",
+            "FROM query_report", "SELECT reciprocal_rank([2])",
+        ]  # fmt: skip
+        wanted = {q: len(store.rows(q)) for q in queries}
+    done = subprocess.run(
+        [sys.executable, "-c", PLAIN, str(path), *queries], capture_output=True, text=True, cwd=path.parent
+    )
+    assert done.stderr == ""
+    assert json.loads(done.stdout) == wanted
+    assert all(wanted.values())
+
+
+def test_method_report_is_fast_on_a_million_scores(store: Store) -> None:
+    """The figure wanted is well under a second; the limit leaves room for a busy machine."""
+    import time
+
+    add_texts(store)
+    store.execute("INSERT INTO labels SELECT i % 14, i * 7 % 60, 1, NULL FROM range(60) t(i)")
+    for number in range(5):
+        add_scoring(store, f"m{number}", "influence", 10**6, number)
+    store.execute(
+        "INSERT INTO scores SELECT 'm' || i % 5, i // 5 % 14, i // 70, i // 70 + 1, 0 FROM range($n) t(i)",
+        {"n": 10**6},
+    )
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        assert len(store.rows("FROM method_report")) == 5
+        times.append(time.perf_counter() - start)
+    assert min(times) < 1
+
+
+def test_face_survives_reopening_and_is_replaced_when_it_changes(path: Path) -> None:
+    attrstore.open(path, create=True).close()
+    with duckdb.connect(str(path)) as con:
+        con.execute("CREATE OR REPLACE VIEW method_report AS SELECT 1 AS old")
+        con.execute("UPDATE meta SET value = 'older' WHERE key = 'face'")
+    with attrstore.open(path, writable=True) as store:
+        assert store.sql("FROM method_report").columns == COLUMNS
