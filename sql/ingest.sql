@@ -119,33 +119,39 @@ ORDER BY min((file, line)) LIMIT $limit
 -- What becomes of each row: added, unchanged, updated (source or metadata), replaced (text). New ids go on
 -- from the largest, in the order of files and lines.
 CREATE OR REPLACE TEMP TABLE decided AS
-SELECT staged.rowid AS staged_row, file, line, fields[1] AS external_id,
-    coalesce(example_id, (SELECT coalesce(max(example_id), 0) FROM examples)
-        + row_number() OVER (PARTITION BY example_id IS NULL ORDER BY file, line)) AS id,
-    CASE
-        WHEN example_id IS NULL THEN 'added'
-        WHEN content_hash <> md5_number(fields[2]) THEN 'replaced'
-        WHEN source IS DISTINCT FROM fields[3] THEN 'updated'
-        WHEN examples.metadata::VARCHAR IS DISTINCT FROM staged.metadata::VARCHAR THEN 'updated'
-        ELSE 'unchanged'
-    END AS action
-FROM staged LEFT JOIN examples ON external_id = fields[1]
-WHERE problem IS NULL
+SELECT staged_row, file, line, external_id, action,
+    coalesce(known_id, (SELECT coalesce(max(example_id), 0) FROM examples)
+        + row_number() OVER (PARTITION BY known_id IS NULL ORDER BY file, line)) AS id
+FROM (
+    SELECT staged.rowid AS staged_row, file, line, fields[1] AS external_id, example_id AS known_id,
+        CASE
+            WHEN example_id IS NULL THEN 'added'
+            WHEN content_hash <> md5_number(fields[2]) THEN 'replaced'
+            WHEN source IS DISTINCT FROM fields[3] THEN 'updated'
+            WHEN examples.metadata::VARCHAR IS DISTINCT FROM staged.metadata::VARCHAR THEN 'updated'
+            ELSE 'unchanged'
+        END AS action
+    FROM staged LEFT JOIN examples ON external_id = fields[1]
+    WHERE problem IS NULL
+)
 
 -- name: decide_queries
 -- As `decide_examples`; a changed prompt or target replaces.
 CREATE OR REPLACE TEMP TABLE decided AS
-SELECT staged.rowid AS staged_row, file, line, fields[1] AS external_id,
-    coalesce(query_id, (SELECT coalesce(max(query_id), 0) FROM queries)
-        + row_number() OVER (PARTITION BY query_id IS NULL ORDER BY file, line)) AS id,
-    CASE
-        WHEN query_id IS NULL THEN 'added'
-        WHEN content_hash <> md5_number(fields[2] || chr(31) || fields[3]) THEN 'replaced'
-        WHEN queries.metadata::VARCHAR IS DISTINCT FROM staged.metadata::VARCHAR THEN 'updated'
-        ELSE 'unchanged'
-    END AS action
-FROM staged LEFT JOIN queries ON external_id = fields[1]
-WHERE problem IS NULL
+SELECT staged_row, file, line, external_id, action,
+    coalesce(known_id, (SELECT coalesce(max(query_id), 0) FROM queries)
+        + row_number() OVER (PARTITION BY known_id IS NULL ORDER BY file, line)) AS id
+FROM (
+    SELECT staged.rowid AS staged_row, file, line, fields[1] AS external_id, query_id AS known_id,
+        CASE
+            WHEN query_id IS NULL THEN 'added'
+            WHEN content_hash <> md5_number(fields[2] || chr(31) || fields[3]) THEN 'replaced'
+            WHEN queries.metadata::VARCHAR IS DISTINCT FROM staged.metadata::VARCHAR THEN 'updated'
+            ELSE 'unchanged'
+        END AS action
+    FROM staged LEFT JOIN queries ON external_id = fields[1]
+    WHERE problem IS NULL
+)
 
 -- name: actions
 SELECT action, count(*) FROM decided GROUP BY action
