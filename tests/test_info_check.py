@@ -1,0 +1,151 @@
+"""info and check: what a store holds, and what is wrong with it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+from click.testing import CliRunner, Result
+
+import attrstore
+from attrstore.check import CHECKS
+from attrstore.cli import main
+from tests.scored import N_EXAMPLES, N_QUERIES, TOP_K, add, fill
+
+
+@pytest.fixture(scope="module")
+def scored(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("info") / "scored.duckdb"
+    with attrstore.open(path, create=True) as store:
+        add(store, "models", "model", "tokens", "models/tiny", None, "Llama", 1000)
+        fill(store)
+    return path
+
+
+def run(*arguments: Any) -> Result:
+    return CliRunner().invoke(main, [str(a) for a in arguments])
+
+
+# info
+
+
+def add_encoder(store: attrstore.Store) -> None:
+    blocks = json.dumps([{"name": "a", "offset": 0, "length": 6}, {"name": "b", "offset": 6, "length": 2}])
+    store.execute(
+        "INSERT INTO encoders VALUES ('enc', 'gradient', 'k2', 'model', $spec, $blocks, now())",
+        {"spec": '{"code": "int8"}', "blocks": blocks},
+    )
+    store.execute(
+        "INSERT INTO encodings SELECT 'enc', i, repeat('c', 8)::BLOB, repeat('s', 4)::BLOB, 5, 1.5, "
+        "CASE WHEN i % 2 = 0 THEN 'ok' ELSE 'truncated: 9 of 12 tokens' END FROM range(10) t(i)"
+    )
+    store.execute("INSERT INTO encodings VALUES ('enc', 10, NULL, NULL, 1, NULL, 'skipped: one token')")
+    store.execute("INSERT INTO query_encodings VALUES ('enc', 0, repeat('v', 32)::BLOB, 2, 1.0, 'ok')")
+
+
+def test_info(scored: Path, path: Path) -> None:
+    shutil.copy(scored, path)
+    with attrstore.open(path, writable=True) as store, store.transaction():
+        add_encoder(store)
+    done = run("info", path, "--format", "json")
+    described = json.loads(done.stdout)
+    assert described["file"] == {
+        "path": str(path),
+        "bytes": path.stat().st_size,
+        "bytes_per_example": path.stat().st_size / N_EXAMPLES,
+        "schema_version": described["file"]["schema_version"],
+    }
+    assert (described["rows"]["examples"], described["rows"]["encodings"]) == (N_EXAMPLES, 11)
+    (encoder,) = described["encoders"]
+    assert encoder == {
+        "name": "k2", "kind": "gradient", "code": "int8", "blocks": 2, "dimensions": 8,
+        "bytes_per_example": 12.0, "encoded": 10, "skipped": 1, "truncated": 5,
+        "queries": 1, "encoder_id": "enc",
+    }  # fmt: skip
+    text = sum(len(f'text {e}{{"kind":"c{e % 3}"}}') for e in range(N_EXAMPLES)) / N_EXAMPLES
+    assert described["bytes_per_example"] == {"text and metadata": pytest.approx(text), "k2": 12.0}
+    assert [(s["name"], s["queries"], s["spec"]) for s in described["scorings"]] == [
+        (name, N_QUERIES, {"top_k": TOP_K}) for name in ("cosine", "trackstar", "bm25")
+    ]
+    shown = run("info", path).stdout
+    assert shown.startswith(f"{path}: {path.stat().st_size:,} bytes, ")
+    for word in ("k2", "trackstar", "models/tiny", "wiki"):
+        assert word in shown
+
+
+def test_info_of_an_empty_store(path: Path) -> None:
+    run("init", path)
+    assert run("info", path).exit_code == 0
+    assert json.loads(run("info", path, "--format", "json").stdout)["encoders"] == []
+
+
+# check
+
+
+BREAKAGES = {
+    "duplicate_ids": "INSERT INTO examples VALUES (3, 'x', '', NULL, NULL, md5_number(''))",
+    "changed_texts": "UPDATE examples SET text = 'other' WHERE example_id = 3",
+    "labels": "INSERT INTO labels VALUES (0, 999, 1, NULL)",
+    "encoders": "UPDATE encoders SET model_fingerprint = 'gone'",
+    "encodings": "UPDATE encodings SET example_id = 999 WHERE example_id = 3",
+    "query_encodings": "UPDATE query_encodings SET query_id = 999",
+    "curvatures": "INSERT INTO curvatures VALUES ('gone', 'corpus', 'a', 1, 1, ''::BLOB)",
+    "duplicate_encodings": "INSERT INTO encodings FROM encodings WHERE example_id = 3",
+    "code_lengths": "UPDATE encodings SET code = 'short'::BLOB WHERE example_id = 3",
+    "lexical_examples": "DELETE FROM lexical_stats WHERE example_id = 5",
+    "lexical_counts": "UPDATE terms SET df = df + 1 WHERE term_id = 2",
+    "scorings": "UPDATE scorings SET encoder_id = 'gone' WHERE name = 'cosine'",
+    "scores": "DELETE FROM queries WHERE query_id = 13",
+    "ranks": "INSERT INTO scores FROM scores WHERE rank = 1 LIMIT 1",
+    "tail_patches": "UPDATE tail_patches SET model_fingerprint = 'gone'",
+    "runs": "INSERT INTO runs VALUES (2, 'score', '{}', '0', 'here', now(), NULL, 0, 'running', NULL)",
+}
+
+
+@pytest.fixture(scope="module")
+def whole(scored: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with something for every check to look at."""
+    path = tmp_path_factory.mktemp("check") / "whole.duckdb"
+    shutil.copy(scored, path)
+    with attrstore.open(path, writable=True) as store, store.transaction():
+        add_encoder(store)
+        store.execute("INSERT INTO lexical_index VALUES ('[a-z]+', true, NULL, 'okapi', 1.5, 0.75, 0.25)")
+        store.execute("INSERT INTO terms VALUES (1, 'text', 60), (2, 'seven', 2)")
+        store.execute("INSERT INTO postings SELECT 1, example_id, 1 FROM examples")
+        store.execute("INSERT INTO postings VALUES (2, 7, 2), (2, 17, 1)")
+        store.execute(
+            "INSERT INTO lexical_stats "
+            "SELECT example_id, CASE example_id WHEN 7 THEN 3 WHEN 17 THEN 2 ELSE 1 END FROM examples"
+        )
+        for number, state in enumerate(["killed", "finished"]):
+            add(store, "runs", number, "ingest corpus", "{}", "0", "here", "2026-01-01", None, 0, state, None)
+    return path
+
+
+def test_check_of_a_whole_store(whole: Path) -> None:
+    done = run("check", whole)
+    assert done.exit_code == 0
+    assert done.stdout.splitlines() == [f"ok     {rule.rule}" for rule in CHECKS]
+
+
+def test_every_check_can_fail() -> None:
+    assert set(BREAKAGES) == {rule.name for rule in CHECKS}
+
+
+@pytest.mark.parametrize("name", list(BREAKAGES))
+def test_check_finds(whole: Path, path: Path, name: str) -> None:
+    shutil.copy(whole, path)
+    with duckdb.connect(str(path)) as con:
+        con.execute(BREAKAGES[name])
+    done = run("check", path)
+    assert done.exit_code == 1
+    rule = next(rule for rule in CHECKS if rule.name == name)
+    position = next(
+        i for i, line in enumerate(done.stdout.splitlines()) if line.startswith(f"WRONG  {rule.rule}: ")
+    )
+    assert done.stdout.splitlines()[position + 1].strip() == rule.fix
+    assert "of the checks failed" in done.stderr
