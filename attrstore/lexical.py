@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from attrstore.errors import InputError
+from attrstore.statements import statement
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -51,8 +52,8 @@ class Index:
 
 def read_index(store: Store) -> Index | None:
     """Return how the index of `store` was made, or None when there is none."""
-    row = store.named("lexical", "index").fetchone()
-    return Index(*row) if row else None
+    rows = store.named("lexical", "index").fetchall()
+    return Index(*rows[0]) if rows else None
 
 
 def current_index(store: Store) -> Index:
@@ -63,13 +64,19 @@ def current_index(store: Store) -> Index:
     index = read_index(store)
     if index is None:
         raise InputError(f"{store.path}: no lexical index. Make it: attrstore ingest lexical {store.path}")
-    behind = _count(store, "behind")
+    behind = examples_behind(store)
     if behind:
         raise InputError(
             f"{store.path}: {behind:,} examples are not in the lexical index. "
             f"Bring it up to date: attrstore ingest lexical {store.path}"
         )
     return index
+
+
+def examples_behind(store: Store) -> int:
+    """Count the examples that the index does not know."""
+    [(count,)] = store.named("lexical", "behind").fetchall()
+    return int(count)
 
 
 def search(store: Store, text: str, top_k: int = 10) -> polars.DataFrame:
@@ -81,9 +88,8 @@ def search(store: Store, text: str, top_k: int = 10) -> polars.DataFrame:
     index = current_index(store)
     tokens = [row[0] for row in store.named("lexical", "text_tokens", {"text": text}).fetchall()]
     with store.registered(new_stems=query_stems(store, index, tokens)):
-        row = store.named("lexical", "text_terms", {"text": text}).fetchone()
-    terms = row[0] if row else []
-    return store.named("lexical", "search", {"terms": terms, "top_k": top_k}).pl()
+        [(terms,)] = store.named("lexical", "text_terms", {"text": text}).fetchall()
+    return store.frame(statement("lexical", "search"), {"terms": terms, "top_k": top_k})
 
 
 def query_stems(store: Store, index: Index, tokens: Iterable[str]) -> pyarrow.Table:
@@ -112,8 +118,3 @@ def stem_table(stemmer: str | None, tokens: Iterable[str]) -> pyarrow.Table:
     return pyarrow.table(
         {"token": pyarrow.array(words, pyarrow.string()), "term": pyarrow.array(terms, pyarrow.string())}
     )
-
-
-def _count(store: Store, name: str) -> int:
-    row = store.named("lexical", name).fetchone()
-    return int(row[0]) if row else 0

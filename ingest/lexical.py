@@ -2,7 +2,7 @@
 
 The index grows by a join: its work list is the examples that have no row in `lexical_stats`, and each batch
 commits its terms, postings and lengths in one transaction. A killed job loses its open batch, and the same
-command goes on. idf and the average length are computed at query time, so that new examples change every score.
+command goes on. idf and the average length are computed at query time: new examples change every score.
 """
 
 from __future__ import annotations
@@ -10,10 +10,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import duckdb
-
-from attrstore.errors import InputError, Interrupted, MismatchError
-from attrstore.lexical import Index, Variant, read_index, stem_table
+from attrstore.errors import AttrstoreError, InputError, Interrupted, MismatchError
+from attrstore.lexical import Index, Variant, examples_behind, read_index, stem_table
 from attrstore.runs import recorded
 
 if TYPE_CHECKING:
@@ -86,7 +84,7 @@ def ingest_lexical(
         indexed = _run(store, index, rebuild, index != had, batch_bytes, progress)
     except KeyboardInterrupt as error:
         raise Interrupted(
-            f"{store.path}: stopped. {_totals(store)[0]:,} examples are in the index; the same command goes on."
+            f"{store.path}: stopped with {_totals(store)[0]:,} examples indexed. The same command goes on."
         ) from error
     finally:
         store.named("lexical", "drop_work")
@@ -105,8 +103,7 @@ def _run(
 ) -> int:
     """Do what there is to do; leave no trace when there is nothing."""
     missing_stems = _query_tokens(store, index) if index.stemmer else []
-    behind = store.named("lexical", "behind").fetchone()
-    if not (rebuild or changed or missing_stems or (behind and behind[0])):
+    if not (rebuild or changed or missing_stems or examples_behind(store)):
         return 0
     with recorded(store, "ingest lexical", **asdict(index), rebuild=rebuild) as run:
         with store.transaction():
@@ -156,27 +153,26 @@ def _keep_stems(store: Store, index: Index, tokens: list[str]) -> None:
 
 
 def _totals(store: Store) -> tuple[int, int, int]:
-    row = store.named("lexical", "totals").fetchone()
-    return (row[0], row[1], row[2]) if row else (0, 0, 0)
+    [(examples, terms, postings)] = store.named("lexical", "totals").fetchall()
+    return examples, terms, postings
 
 
 def _check(store: Store, index: Index) -> None:
     index.check_weights()
     try:
-        row = store.connection.execute(
-            "SELECT regexp_full_match('', $pattern) OR list_contains(regexp_extract_all('a b', $pattern), '')",
-            {"pattern": index.pattern},
-        ).fetchone()
-    except duckdb.Error as error:
+        [(empty,)] = store.named("lexical", "pattern_problem", {"pattern": index.pattern}).fetchall()
+    except AttrstoreError as error:
         raise InputError(f"--pattern {index.pattern}: not a regular expression (RE2). {error}") from error
-    if row and row[0]:
-        raise InputError(f"--pattern {index.pattern}: matches the empty text; a token has at least one letter")
+    if empty:
+        raise InputError(
+            f"--pattern {index.pattern}: matches the empty text; a token has at least one letter"
+        )
     if index.stemmer:
         import Stemmer
 
         if index.stemmer not in Stemmer.algorithms():
             raise InputError(
-                f"--stemmer {index.stemmer}: there are none, {', '.join(sorted(Stemmer.algorithms()))}"
+                f"--stemmer {index.stemmer}: there are {', '.join(sorted(Stemmer.algorithms()))}, none"
             )
 
 

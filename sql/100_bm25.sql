@@ -38,10 +38,11 @@ CREATE OR REPLACE MACRO bm25_gain(variant, tf, length, average_length, k1, b) AS
     tf * CASE WHEN variant = 'lucene' THEN 1::DOUBLE ELSE k1 + 1 END
     / (tf + k1 * (1 - b + b * length / average_length));
 
--- A weight in units of 2^-36, so that a sum is exact: whatever the order in which threads add, equal examples
--- get equal scores and a ranking is the same every time. Scores are given to nine decimals.
-CREATE OR REPLACE MACRO bm25_units(weight) AS (weight * 68719476736::DOUBLE)::BIGINT;
-CREATE OR REPLACE MACRO bm25_score(units) AS round(units / 68719476736, 9);
+-- A weight as a whole number of 2^-36, still a DOUBLE: sums of these are exact (up to a score of 131,072), so
+-- that whatever the order in which threads add, equal examples get equal scores and a ranking is the same
+-- every time. Scores are given to nine decimals.
+CREATE OR REPLACE MACRO bm25_units(weight) AS round(weight * 68719476736::DOUBLE);
+CREATE OR REPLACE MACRO bm25_score(units) AS round(units / 68719476736::DOUBLE, 9);
 
 -- What the formula needs of the whole corpus, as it is now. The mean idf is summed in the order of df, over
 -- the few distinct ones, to be the same every time.

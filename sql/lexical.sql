@@ -147,20 +147,33 @@ JOIN lexical_stats USING (example_id)
 SEMI JOIN selected_examples USING (example_id)
 
 -- name: rank
--- The strongest examples of each query, and every labelled one with its exact rank.
-SELECT query_id, example_id, rank::INTEGER AS rank, score
-FROM (
-    SELECT *, row_number() OVER (PARTITION BY query_id ORDER BY score DESC, example_id) AS rank
+-- The strongest examples of each query, and every labelled one with its exact rank. Only what is not below the
+-- last of these is sorted.
+WITH totals AS MATERIALIZED (
+    SELECT query_id, example_id, bm25_score(sum(n * weight)) AS score
+    FROM query_terms JOIN weights USING (term_id)
+    WHERE batch = $batch
+    GROUP BY query_id, example_id
+), labelled AS (
+    SELECT query_id, example_id, score
+    FROM totals SEMI JOIN (FROM labels WHERE label > 0) right_ones USING (query_id, example_id)
+), floors AS (
+    SELECT query_id, least(last, (SELECT min(score) FROM labelled WHERE labelled.query_id = tops.query_id)) AS floor
     FROM (
-        SELECT query_id, example_id, bm25_score(sum(n * weight)) AS score
-        FROM query_terms JOIN weights USING (term_id)
-        WHERE batch = $batch
-        GROUP BY query_id, example_id
-    )
+        -- max(score, n) takes n below a million
+        SELECT query_id, CASE WHEN $top_k < 1000000 THEN list_min(max(score, least($top_k, 999999)))
+                              ELSE min(score) END AS last
+        FROM totals GROUP BY query_id
+    ) tops
+), ranked AS (
+    SELECT query_id, example_id, score,
+           row_number() OVER (PARTITION BY query_id ORDER BY score DESC, example_id) AS rank
+    FROM totals JOIN floors USING (query_id)
+    WHERE score >= floor
 )
-LEFT JOIN (SELECT DISTINCT query_id, example_id, true AS labelled FROM labels WHERE label > 0)
-    USING (query_id, example_id)
-WHERE rank <= $top_k OR labelled
+SELECT query_id, example_id, rank::INTEGER AS rank, score
+FROM ranked
+WHERE rank <= $top_k OR (query_id, example_id) IN (SELECT (query_id, example_id) FROM labelled)
 ORDER BY query_id, rank
 
 -- name: drop_rank

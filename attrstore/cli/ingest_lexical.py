@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 @click.command("lexical")
 @store_argument
-@click.option("--stemmer", metavar="NAME", help="Snowball stemmer, such as english, or none.  [default: none]")
+@click.option(
+    "--stemmer", metavar="NAME", help="Snowball stemmer, such as english, or none.  [default: none]"
+)
 @click.option(
     "--variant",
     type=click.Choice(["okapi", "lucene"]),

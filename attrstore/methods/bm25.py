@@ -1,0 +1,140 @@
+"""BM25: which examples share the query's words, rare words counting more."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any
+
+from attrstore.errors import InputError
+from attrstore.lexical import Index, current_index, query_stems, stem_table
+from attrstore.methods.base import Method, Ranking, Request
+from attrstore.statements import statement
+
+if TYPE_CHECKING:
+    import pyarrow
+
+    from attrstore.store import Store
+
+ENGINES = ("sql", "rank-bm25")
+WEIGHTS = ("variant", "k1", "b", "epsilon")
+BATCH_PAIRS = 20_000_000  # (query, posting) pairs joined at once; bounds memory
+DECIMALS = 9  # of a score, in SQL too: scores that agree this far are tied
+
+
+def rank(store: Store, request: Request) -> Ranking:
+    """Rank the selected examples that share a word with each query; the query is prompt and target joined.
+
+    idf and average length are those of the whole index, whatever is selected.
+
+    Raises `InputError` when there is no index, when it lacks examples, or for a bad option.
+    """
+    options = dict(request.options)
+    engine = options.pop("engine", None) or ENGINES[0]
+    if engine not in ENGINES:
+        raise InputError(f"--engine {engine}: there are {', '.join(ENGINES)}")
+    index = _with_options(current_index(store), options)
+    if engine == "rank-bm25":
+        pairs = _rank_in_memory(store, index, request)
+    else:
+        pairs = _rank_in_sql(store, index, request)
+    count = store.value("SELECT count(*) FROM selected_examples")
+    return Ranking(pairs, count, {"engine": engine, **asdict(index)})
+
+
+def _with_options(index: Index, options: dict[str, Any]) -> Index:
+    given = {name: options[name] for name in WEIGHTS if options.get(name) is not None}
+    for name in ("k1", "b", "epsilon"):
+        if name in given:
+            try:
+                given[name] = float(given[name])
+            except (TypeError, ValueError) as error:
+                raise InputError(f"--{name} {given[name]}: not a number") from error
+    index = replace(index, **given)
+    index.check_weights()
+    return index
+
+
+def _rank_in_sql(store: Store, index: Index, request: Request) -> pyarrow.Table:
+    """Read the postings of the queries' terms once, then join, sum and cut a batch of queries at a time."""
+    import pyarrow
+
+    tokens = store.sql(statement("lexical", "query_tokens"), index.tokens).to_arrow_table()
+    stems = query_stems(store, index, tokens["token"].unique().to_pylist() if index.stemmer else [])
+    try:
+        with store.registered(query_tokens=tokens, new_stems=stems):
+            store.named("lexical", "query_terms", {"batch_pairs": BATCH_PAIRS})
+        store.named("lexical", "weights", {name: getattr(index, name) for name in WEIGHTS})
+        batches = store.named("lexical", "query_batches").fetchall()
+        total = sum(count for _, count in batches)
+        tables, done = [], 0
+        for batch, count in batches:
+            parameters = {"batch": batch, "top_k": request.top_k}
+            tables.append(store.sql(statement("lexical", "rank"), parameters).to_arrow_table())
+            done += count
+            request.progress(done, total)
+    finally:
+        store.named("lexical", "drop_rank")
+    return pyarrow.concat_tables(tables) if tables else _pairs([])
+
+
+def _rank_in_memory(store: Store, index: Index, request: Request) -> pyarrow.Table:
+    """Let rank_bm25 score every example for every query: the reference, for corpora that fit in memory."""
+    from rank_bm25 import BM25Okapi
+
+    if index.variant != "okapi":
+        raise InputError(
+            f"--engine rank-bm25: has no variant {index.variant}; use --variant okapi, or the sql"
+        )
+    ids, texts = _token_lists(store, index, "documents")
+    questions = zip(*_token_lists(store, index, "questions"), strict=True)
+    if not any(texts):
+        return _pairs([])  # rank_bm25 divides by the size of the vocabulary
+    model = BM25Okapi(texts, k1=index.k1, b=index.b, epsilon=index.epsilon)
+    selected = {row[0] for row in store.rows("SELECT example_id FROM selected_examples")}
+    labelled = set(store.named("scoring", "labelled_pairs").fetchall())
+    total = store.value("SELECT count(*) FROM queries")
+    ranked: list[tuple[int, int, int, float]] = []
+    for done, (query, terms) in enumerate(questions, 1):
+        scores, wanted = model.get_scores(terms), set(terms)
+        found = sorted(
+            (-round(float(scores[row]), DECIMALS), example)
+            for row, example in enumerate(ids)
+            if example in selected and not wanted.isdisjoint(model.doc_freqs[row])
+        )
+        ranked += [
+            (query, example, place, -negative)
+            for place, (negative, example) in enumerate(found, 1)
+            if place <= request.top_k or (query, example) in labelled
+        ]
+        request.progress(done, total)
+    return _pairs(ranked)
+
+
+def _token_lists(store: Store, index: Index, name: str) -> tuple[list[int], list[list[str]]]:
+    """Ids and tokens, stemmed, of the examples or the queries, tokenised anew."""
+    rows: list[tuple[int, list[str]]] = store.named("lexical", name, index.tokens).fetchall()
+    words = sorted({token for _, tokens in rows for token in tokens}) if index.stemmer else []
+    table = stem_table(index.stemmer, words)
+    stems = dict(zip(table["token"].to_pylist(), table["term"].to_pylist(), strict=True))
+    return [key for key, _ in rows], [[stems.get(token, token) for token in tokens] for _, tokens in rows]
+
+
+def _pairs(rows: list[tuple[int, int, int, float]]) -> pyarrow.Table:
+    import pyarrow
+
+    types = (pyarrow.int64(), pyarrow.int64(), pyarrow.int32(), pyarrow.float64())
+    columns = zip(*rows, strict=True) if rows else ((), (), (), ())
+    arrays = [pyarrow.array(list(column), kind) for column, kind in zip(columns, types, strict=True)]
+    return pyarrow.table(dict(zip(("query_id", "example_id", "rank", "score"), arrays, strict=True)))
+
+
+METHOD = Method(
+    name="bm25",
+    family="retrieval",
+    paper="Robertson et al., Okapi at TREC-3, 1994",
+    needs="attrstore ingest lexical STORE",
+    cost="no model; seconds for thousands of queries",
+    when="you want the examples that state the fact, word for word",
+    rank=rank,
+    options=frozenset({"engine", *WEIGHTS}),
+)
