@@ -75,7 +75,8 @@ class Store:
     def frame(self, query: str, parameters: Parameters = None) -> polars.DataFrame:
         """Return the rows of `query` as a polars frame."""
         with translated_errors(self.path):
-            return self.connection.sql(query, params=parameters).pl()
+            frame: polars.DataFrame = self.connection.sql(query, params=parameters).pl()
+        return frame
 
     def rows(self, query: str, parameters: Parameters = None) -> list[tuple[Any, ...]]:
         """Return the rows of `query` as tuples."""

@@ -168,9 +168,7 @@ def test_sql_reads_stdin_and_writes_files(scored: Path, tmp_path: Path) -> None:
         done = run("sql", scored, "-", "--format", ending, "--output", out, stdin="FROM labels ORDER BY ALL")
         assert (done.exit_code, done.stdout) == (0, "")
         assert "rows" in done.stderr
-        frame = {"csv": polars.read_csv, "json": polars.read_json, "parquet": polars.read_parquet}[ending](
-            out
-        )
+        frame = READERS[ending](out)
         with duckdb.connect(str(scored), read_only=True) as con:
             assert frame.rows() == con.execute("FROM labels ORDER BY ALL").fetchall()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out.csv", "out.json", "out.parquet"]
