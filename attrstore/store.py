@@ -212,6 +212,10 @@ def translated_errors(path: Path) -> Iterator[None]:
         raise StoreError(f"{path}: {_first(error)}") from error
     except duckdb.InterruptException as error:
         raise KeyboardInterrupt from error
+    except RuntimeError as error:
+        if str(error) == "Query interrupted":  # what the client raises when Ctrl-C comes inside a query
+            raise KeyboardInterrupt from error
+        raise
     except duckdb.Error as error:
         raise AttrstoreError(str(error)) from error
 

@@ -62,7 +62,7 @@ class Source:
 
     parameters: dict[str, Any] = field(default_factory=dict)
     tables: dict[str, pyarrow.RecordBatchReader] = field(default_factory=dict)
-    failure: InputError | None = None
+    failure: BaseException | None = None
 
 
 def find_files(files: Sequence[str | Path]) -> list[InputFile]:
@@ -169,8 +169,8 @@ def _line_reader(
         try:
             for first_line, lines in _chunks(file, progress):
                 yield pa.record_batch([pa.array([first_line]), pa.array([lines], pa.large_string())], schema)
-        except InputError as error:
-            source.failure = error  # DuckDB would report it as an error of its own
+        except BaseException as error:  # Ctrl-C too: DuckDB would report it as an error of its own
+            source.failure = error
             raise
 
     return pa.RecordBatchReader.from_batches(schema, batches())

@@ -167,11 +167,18 @@ def _read(
     query = f"{into}WITH records AS ({statement('ingest', file.reader)}) {statement('ingest', name)}"
     with translated_errors(store.path), opened(store, file, progress) as source:
         try:
-            return store.connection.execute(query, parameters | source.parameters).fetchall()
-        except (duckdb.InvalidInputException, duckdb.ConversionException) as error:
+            rows = store.connection.execute(query, parameters | source.parameters).fetchall()
+        except duckdb.Error as error:
+            if source.failure:
+                raise source.failure from None
+            if not isinstance(error, duckdb.InvalidInputException | duckdb.ConversionException):
+                raise
+            first = str(error).split("\n", 1)[0]
             kind = file.reader.removeprefix("read_")
-            first = str(source.failure or error).split("\n", 1)[0]
-            raise source.failure or InputError(f"{file.path}: cannot be read as {kind}. {first}") from error
+            raise InputError(f"{file.path}: cannot be read as {kind}. {first}") from error
+    if source.failure:
+        raise source.failure
+    return rows
 
 
 def _absent(store: Store, files: list[InputFile], columns: Sequence[Column]) -> list[list[int]]:

@@ -496,6 +496,18 @@ def test_a_failed_write_leaves_only_a_failed_run(
     assert last == [("ingest corpus", 0, "failed", "no space left")]
 
 
+def test_ctrl_c_while_reading_leaves_the_store_as_it_was(filled: Store, tmp_path: Path) -> None:
+    def stop(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    before = snapshot(filled)
+    file = jsonl(tmp_path / "c.jsonl", [{"id": "new", "text": "x"}])
+    with pytest.raises(KeyboardInterrupt):
+        ingest_corpus(filled, [file], progress=stop)
+    assert snapshot(filled) == before
+    assert ingest_corpus(filled, [file]) == Counts(added=1)
+
+
 # The command line
 
 
