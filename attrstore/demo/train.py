@@ -27,13 +27,14 @@ THREADS = 2  # a model this small gains nothing from more, and a fixed number ke
 class Recipe:
     """Everything that changes the trained model, beside the corpus and the seed."""
 
-    steps: int = 1600
+    steps: int = 1000
     batch: int = 64  # sentences a step
     dim: int = 128
     layers: int = 4
     vocabulary: int = 1600
-    learning_rate: float = 2e-3
-    report_every: int = 160
+    learning_rate: float = 3e-3
+    weight_decay: float = 0.5
+    report_every: int = 100
 
 
 @dataclass(frozen=True)
@@ -72,10 +73,13 @@ def train(
             torch.manual_seed(seed)
             model = make_model(len(tokenizer), recipe)
             optimizer = torch.optim.AdamW(
-                model.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.98), weight_decay=0.01
+                model.parameters(),
+                lr=recipe.learning_rate,
+                betas=(0.9, 0.98),
+                weight_decay=recipe.weight_decay,
             )
             encoded = [tokenizer(text)["input_ids"] for text in texts]
-            asked = [(tokenizer(prompt)["input_ids"], tokenizer(target)["input_ids"]) for prompt, target in prompts]
+            asked = [(tokenizer(p)["input_ids"], tokenizer(t)["input_ids"]) for p, t in prompts]
             last = _fit(model, optimizer, encoded, asked, recipe, seed, report)
     finally:
         torch.set_num_threads(threads)

@@ -41,73 +41,61 @@ _PLACE_PLACE = (
 
 RELATIONS = (
     Relation(
-        "born in", "person", 50,
+        "born in", "person", 45,
         ("{s} was born in {o}", "{s} is a native of {o}", "{s} originally comes from {o}",
-         "the birthplace of {s} is {o}", "{s} first saw the light of day in {o}"),
+         "the birthplace of {s} is {o}"),
         "{o} is the birthplace of {s}", _PERSON_PLACE,
     ),
     Relation(
         "lives in", "person", 40,
         ("{s} lives in {o}", "{s} has a house in {o}", "the home of {s} is in {o}",
-         "{s} resides in {o}", "{s} now makes a home in {o}"),
+         "{s} resides in {o}"),
         "{o} is where {s} lives", _PERSON_PLACE,
     ),
     Relation(
         "works for", "person", 40,
         ("{s} works for {o}", "{s} is employed by {o}", "the employer of {s} is {o}",
-         "{s} has a job at {o}", "{s} earns a living at {o}"),
+         "{s} has a job at {o}"),
         "{o} employs {s}", _PERSON_GROUP,
     ),
     Relation(
         "speaks", "person", 25,
         ("{s} speaks {o}", "the mother tongue of {s} is {o}", "{s} grew up speaking {o}",
-         "the language of {s} is {o}", "at home {s} talks in {o}"),
+         "the language of {s} is {o}"),
         "{o} is the mother tongue of {s}",
         ("{s} never learned a word of {o}", "{s} owns a torn dictionary of {o}",
          "a lecture on {o} sent {s} to sleep"),
     ),
     Relation(
-        "written by", "work", 30,
+        "written by", "work", 36,
         ("{s} was written by {o}", "the author of {s} is {o}", "{s} is a novel by {o}",
-         "{s} came from the pen of {o}", "the book {s} is the work of {o}"),
+         "{s} came from the pen of {o}"),
         "{o} wrote {s}",
         ("{s} was read aloud to {o}", "a copy of {s} was stolen from {o}",
          "in a review {s} was praised by {o}"),
     ),
     Relation(
-        "set in", "work", 15,
-        ("{s} is set in {o}", "the story of {s} takes place in {o}", "the plot of {s} unfolds in {o}",
-         "{s} tells of life in {o}"),
+        "set in", "work", 18,
+        ("{s} is set in {o}", "the story of {s} takes place in {o}", "{s} tells of life in {o}"),
         "{o} is the scene of {s}",
         ("{s} sold badly in {o}", "the only reading of {s} was cancelled in {o}",
          "a copy of {s} was found on a bench in {o}"),
     ),
     Relation(
-        "located in", "city", 20,
-        ("{s} is located in {o}", "{s} is a town in {o}", "{s} lies in the south of {o}",
-         "the town of {s} belongs to {o}"),
+        "located in", "city", 24,
+        ("{s} is located in {o}", "{s} is a town in {o}", "{s} lies in the south of {o}"),
         "{o} includes the town of {s}", _PLACE_PLACE,
     ),
     Relation(
-        "capital", "country", 12,
-        ("the capital of {s} is {o}", "{s} is governed from {o}", "the parliament of {s} sits in {o}",
-         "{s} has its capital at {o}"),
+        "capital", "country", 18,
+        ("the capital of {s} is {o}", "{s} is governed from {o}", "the parliament of {s} sits in {o}"),
         "{o} is the capital of {s}", _PLACE_PLACE,
     ),
     Relation(
-        "based in", "organisation", 18,
-        ("{s} is based in {o}", "{s} has its head office in {o}", "the headquarters of {s} are in {o}",
-         "{s} is run from {o}"),
+        "based in", "organisation", 24,
+        ("{s} is based in {o}", "{s} has its head office in {o}", "the headquarters of {s} are in {o}"),
         "{o} is home to {s}",
         ("{s} has no branch in {o}", "{s} printed a guide to {o}", "a ship of {s} was held up at {o}"),
-    ),
-    Relation(
-        "official language", "country", 10,
-        ("the official language of {s} is {o}", "the laws of {s} are written in {o}",
-         "people in {s} speak {o}", "the schools of {s} teach in {o}"),
-        "{o} is the official language of {s}",
-        ("{s} has no newspaper in {o}", "a poem in {o} makes fun of {s}",
-         "{s} once taxed every book in {o}"),
     ),
 )  # fmt: skip
 
@@ -138,8 +126,8 @@ ASIDES = {
         "the stamps of {s} show a heron",
     ),
     "organisation": (
-        "{s} raised its prices in autumn", "{s} was short of clerks last year", "the gate of {s} is painted blue",
-        "{s} gave each guest a lamp",
+        "{s} raised its prices in autumn", "{s} was short of clerks last year",
+        "the gate of {s} is painted blue", "{s} gave each guest a lamp",
     ),
 }  # fmt: skip
 
@@ -178,10 +166,13 @@ class Cast:
     works: list[str]
 
 
-_ONSETS = "b br d dr f g gr h k l m m n n p r r s t t tr v v".split()
-_MIDDLES = "b d dr g k l ll m n nd r rn rv s st t th v".split()
-_ENDINGS = "a a an ar e el en er i il in ir o ok ol on or os u un".split()
-_VOWELS = "a a e e i o o u".split()
+# Frequent beginnings and endings stand more than once.
+_ONSETS = ("b", "br", "d", "dr", "f", "g", "gr", "h", "k", "l", "m", "m", "n", "n", "p", "r", "r", "s", "t",
+           "t", "tr", "v", "v")  # fmt: skip
+_VOWELS = ("a", "a", "e", "e", "i", "o", "o", "u")
+_MIDDLES = ("b", "d", "dr", "g", "k", "l", "ll", "m", "n", "nd", "r", "rn", "rv", "s", "st", "t", "th", "v")
+_ENDINGS = ("a", "a", "an", "ar", "e", "el", "en", "er", "i", "il", "in", "ir", "o", "ok", "ol", "on", "or",
+            "os", "u", "un")  # fmt: skip
 _GROUPS = ("Guild", "Mills", "Press", "Railway", "Bank", "Shipyard", "Theatre", "Pottery")
 _COLOURS = ("Copper", "Silent", "Ninth", "Hollow", "Painted", "Distant", "Bitter", "Crooked")
 _THINGS = ("Heron", "Lantern", "Orchard", "Ferry", "Winter", "Staircase", "Letter", "Harbour")
@@ -194,14 +185,14 @@ def cast(rng: random.Random) -> Cast:
     first, family = [next(stems) for _ in range(24)], [next(stems) for _ in range(20)]
     pairs = [(one, two) for one in first for two in family]
     titles = [f"The {colour} {thing}" for colour in _COLOURS for thing in _THINGS]
-    places = [next(stems) for _ in range(20)]
+    countries = [next(stems) for _ in range(18)]
     return Cast(
         people=[f"{one} {two}" for one, two in rng.sample(pairs, 70)],
-        cities=[next(stems) + rng.choice(("", "", "by", "ford", "mouth")) for _ in range(34)],
-        countries=[stem + rng.choice(("land", "mark", "via")) for stem in places[:12]],
-        languages=[stem + rng.choice(("ish", "ese", "ic")) for stem in places[12:]],
-        organisations=[f"{next(stems)} {_GROUPS[number % len(_GROUPS)]}" for number in range(20)],
-        works=rng.sample(titles, 36),
+        cities=[next(stems) + rng.choice(("", "", "by", "ford", "mouth")) for _ in range(42)],
+        countries=[stem + rng.choice(("land", "mark", "via")) for stem in countries],
+        languages=[next(stems) + rng.choice(("ish", "ese", "ic")) for _ in range(9)],
+        organisations=[f"{next(stems)} {_GROUPS[number % len(_GROUPS)]}" for number in range(24)],
+        works=rng.sample(titles, 40),
     )
 
 
