@@ -36,7 +36,7 @@ class Finding:
 
 _AGAIN = "Ingest into a new store, or restore a copy: attrstore never writes this."
 _LABELS = "Remove them and ingest the labels again: attrstore ingest labels."
-_LEXICAL = "Build the index again: attrstore ingest lexical."
+_LEXICAL = "Bring it up to date, or build it again: attrstore ingest lexical [--rebuild]."
 _SCORE = "Score again under the same name: attrstore score."
 
 CHECKS = (

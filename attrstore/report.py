@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from attrstore.store import Store
 
-_TEXT = ("name", "method", "family", "value")
+_TEXT = ("name", "method", "family", "value", "metric")
 
 
 @dataclass(frozen=True)
@@ -28,14 +28,16 @@ class Report:
         return [dict(zip(self.columns, row, strict=True)) for row in self.rows]
 
 
-def report(store: Store, *, by: str | None = None, class_column: str | None = None) -> polars.DataFrame:
+def report(
+    store: Store, *, by: str | None = None, class_column: str | None = None, intervals: bool = False
+) -> polars.DataFrame:
     """Return `tabulate` as a polars frame.
 
     Example: `report(store).sort("mrr", descending=True)`
     """
     import polars as pl
 
-    table = tabulate(store, by=by, class_column=class_column)
+    table = tabulate(store, by=by, class_column=class_column, intervals=intervals)
     schema: dict[str, Any] = {
         column: pl.String if column in _TEXT else pl.Int64 if column == "queries" else pl.Float64
         for column in table.columns
@@ -43,7 +45,9 @@ def report(store: Store, *, by: str | None = None, class_column: str | None = No
     return pl.DataFrame(table.rows, schema=schema, orient="row")
 
 
-def tabulate(store: Store, *, by: str | None = None, class_column: str | None = None) -> Report:
+def tabulate(
+    store: Store, *, by: str | None = None, class_column: str | None = None, intervals: bool = False
+) -> Report:
     """Return one row per scoring: the columns of the view `method_report`.
 
     Args:
@@ -51,12 +55,16 @@ def tabulate(store: Store, *, by: str | None = None, class_column: str | None = 
         by: a key of the queries' metadata; then one row per scoring and value, in the column `value`.
         class_column: a key of the metadata of queries and examples; adds `accuracy` (the strongest proponent
             has the query's class) and `cover` (that class's share of the first n_train / n_classes).
+        intervals: one row per scoring and metric instead, with `mean`, `low` and `high`: the central 95% of
+            1,000 bootstrap resamples of the queries.
 
     Raises:
-        InputError: both were asked for, or nothing has such a key.
+        InputError: more than one was asked for, or nothing has such a key.
     """
-    if by is not None and class_column is not None:
-        raise InputError("--by and --class-column cannot be combined. Ask for one at a time.")
+    if (by is not None) + (class_column is not None) + intervals > 1:
+        raise InputError("--by, --class-column and --intervals cannot be combined. Ask for one at a time.")
+    if intervals:
+        return _fetch(store, "intervals")
     if by is not None:
         _require_key(store, by, examples=False)
         return _fetch(store, "by", {"key": by})

@@ -6,6 +6,10 @@ FROM method_report;
 -- One row per scoring and value of one key of the queries' metadata.
 FROM report_by($key);
 
+-- name: intervals
+-- One row per scoring and metric, with its 95% bootstrap interval over queries.
+FROM report_intervals();
+
 -- name: keyed
 -- How many queries and examples have a value under this key (an example's source counts as one).
 SELECT

@@ -83,12 +83,19 @@ def test_report_by_prints_a_row_per_value(scored: Path) -> None:
     assert [(r["value"], r["queries"]) for r in records] == [("r0", 7)] * 3 + [("r1", 7)] * 3
 
 
+def test_report_intervals(scored: Path) -> None:
+    records = json.loads(run("report", scored, "--intervals", "--format", "json").stdout)
+    assert list(records[0]) == ["name", "method", "family", "metric", "mean", "low", "high"]
+    assert len(records) == 17
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--by", "colour"], "no query has 'colour' in its metadata. Keys there: kind, relation."),
         (["--class-column", "relation"], "no example has 'relation' in its metadata. Keys there: kind."),
         (["--class-column", "kind", "--by", "kind"], "cannot be combined"),
+        (["--intervals", "--by", "kind"], "cannot be combined"),
     ],
 )
 def test_report_refuses_unknown_columns(scored: Path, arguments: list[str], message: str) -> None:

@@ -236,6 +236,25 @@ def test_influence_and_retrieval_name_every_pair(full: Store, world: World) -> N
     ) == [(f"e{last}", pytest.approx(0.4), f"text {last}")]
 
 
+def test_intervals_agree_with_a_plain_bootstrap(full: Store, world: World) -> None:
+    rows = {(row[0], row[3]): row[4:] for row in full.rows("FROM report_intervals()")}
+    assert len(rows) == 3 * 5 + 2  # only one scoring has tail patches
+    reports = {row[0]: row for row in full.rows("FROM method_report")}
+    rng = numpy.random.default_rng(0)
+    for name in world.rankings:
+        each = numpy.array([expected(world, name, [q]) for q in world.labelled])  # queries x metrics
+        samples = each[rng.integers(0, len(each), (4000, len(each)))].mean(axis=1)
+        low, high = numpy.quantile(samples, [0.025, 0.975], axis=0)
+        for i, metric in enumerate(COLUMNS[4:9]):
+            mean, found_low, found_high = rows[name, metric]
+            assert mean == pytest.approx(reports[name][4 + i])
+            assert found_low <= mean <= found_high
+            spread = max(high[i] - low[i], 0.02)
+            assert found_low == pytest.approx(low[i], abs=0.2 * spread)
+            assert found_high == pytest.approx(high[i], abs=0.2 * spread)
+    assert rows == {(row[0], row[3]): row[4:] for row in full.rows("FROM report_intervals()")}
+
+
 PLAIN = """
 import json, sys, duckdb
 con = duckdb.connect(sys.argv[1], read_only=True)
@@ -251,7 +270,7 @@ def test_plain_duckdb_client_answers_without_attrstore(path: Path) -> None:
         queries = [
             "FROM comparison", "FROM agreement", "FROM method_report", "FROM report_by('relation')",
             "FROM agreement_at(3)", "FROM compare('cosine', 'bm25')", "FROM influence", "FROM retrieval",
-            "FROM query_report", "SELECT reciprocal_rank([2])",
+            "FROM query_report", "FROM report_intervals(20)", "SELECT reciprocal_rank([2])",
         ]  # fmt: skip
         wanted = {q: len(store.rows(q)) for q in queries}
     done = subprocess.run(

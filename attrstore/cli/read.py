@@ -24,7 +24,10 @@ TABLE_ROWS = 1_000  # a terminal is no place for more
 @click.option(
     "--class-column", metavar="COLUMN", help="Add accuracy and cover of this class (a metadata key)."
 )  # fmt: skip
-def report_command(store: Path, output_format: str, by: str | None, class_column: str | None) -> None:
+@click.option("--intervals", is_flag=True, help="Each metric with its 95% bootstrap interval over queries.")
+def report_command(
+    store: Path, output_format: str, by: str | None, class_column: str | None, intervals: bool
+) -> None:
     """Show how well each scoring finds the labelled examples.
 
     \b
@@ -33,7 +36,7 @@ def report_command(store: Path, output_format: str, by: str | None, class_column
     from attrstore.report import tabulate
 
     with attrstore.open(store) as opened:
-        table = tabulate(opened, by=by, class_column=class_column)
+        table = tabulate(opened, by=by, class_column=class_column, intervals=intervals)
     for note in table.notes:
         click.echo(note, err=True)
     if output_format == "table":

@@ -1,0 +1,49 @@
+-- How sure a mean over these queries is: bootstrap intervals.
+
+-- How often a resample draws a query: Poisson with mean 1, from a hash, so that the same store always gives the
+-- same interval and every scoring is resampled alike.
+CREATE OR REPLACE MACRO times_drawn(resample, query_name) AS (
+    SELECT CASE
+        WHEN u < 0.367879441171442 THEN 0 WHEN u < 0.735758882342885 THEN 1 WHEN u < 0.919698602928606 THEN 2
+        WHEN u < 0.981011843123846 THEN 3 WHEN u < 0.996340153172656 THEN 4 WHEN u < 0.999405815182418 THEN 5
+        WHEN u < 0.999916758850712 THEN 6 ELSE 7 END
+    FROM (SELECT (md5_number_lower(resample || ' ' || query_name) >> 11) / 9007199254740992.0 AS u)
+);
+
+-- The means of method_report, each with the central 95% of its values over resamples of the queries.
+--   FROM report_intervals() WHERE metric = 'mrr'
+CREATE OR REPLACE MACRO report_intervals(resamples := 1000) AS TABLE
+WITH draws AS (
+    SELECT range AS resample, query, times_drawn(range, query)::DOUBLE AS w
+    FROM range(resamples), (SELECT DISTINCT query FROM query_report)
+),
+means AS (
+    SELECT
+        name, resample,
+        fsum(w * reciprocal_rank) / nullif(sum(w) FILTER (labelled > 0), 0) AS mrr,
+        fsum(w * hit_at_10) / nullif(sum(w) FILTER (labelled > 0), 0) AS hit_at_10,
+        fsum(w * recall_at_10) / nullif(sum(w) FILTER (labelled > 0), 0) AS recall_at_10,
+        fsum(w * precision_at_1) / nullif(sum(w) FILTER (labelled > 0), 0) AS precision_at_1,
+        fsum(w * average_precision) / nullif(sum(w) FILTER (labelled > 0), 0) AS map,
+        fsum(w * tail_patch_logprob) / nullif(sum(w) FILTER (tail_patch_logprob IS NOT NULL), 0) AS tail_patch_logprob,
+        fsum(w * tail_patch_prob) / nullif(sum(w) FILTER (tail_patch_prob IS NOT NULL), 0) AS tail_patch_prob
+    FROM query_report
+    JOIN draws USING (query)
+    GROUP BY name, resample
+),
+bounds AS (
+    UNPIVOT (
+        SELECT name, quantile_cont(COLUMNS(* EXCLUDE (name, resample)), [0.025, 0.975]) FROM means GROUP BY name
+    )
+    ON mrr, hit_at_10, recall_at_10, precision_at_1, map, tail_patch_logprob, tail_patch_prob
+    INTO NAME metric VALUE bound
+),
+measured AS (
+    UNPIVOT (FROM method_report)
+    ON mrr, hit_at_10, recall_at_10, precision_at_1, map, tail_patch_logprob, tail_patch_prob
+    INTO NAME metric VALUE mean
+)
+SELECT name, method, family, metric, mean, bound[1] AS low, bound[2] AS high
+FROM measured
+JOIN bounds USING (name, metric)
+ORDER BY metric = 'mrr' DESC, metric, family, mean DESC, name;
