@@ -10,7 +10,8 @@ CREATE OR REPLACE MACRO times_drawn(resample, query_name) AS (
     FROM (SELECT (md5_number_lower(resample || ' ' || query_name) >> 11) / 9007199254740992.0 AS u)
 );
 
--- The means of method_report, each with the central 95% of its values over resamples of the queries.
+-- The means of method_report, each with the central 95% of its values over resamples of the queries, to nine
+-- places: threads add in any order, and the same store should give the same interval.
 --   FROM report_intervals() WHERE metric = 'mrr'
 CREATE OR REPLACE MACRO report_intervals(resamples := 1000) AS TABLE
 WITH draws AS (
@@ -20,13 +21,13 @@ WITH draws AS (
 means AS (
     SELECT
         name, resample,
-        fsum(w * reciprocal_rank) / nullif(sum(w) FILTER (labelled > 0), 0) AS mrr,
-        fsum(w * hit_at_10) / nullif(sum(w) FILTER (labelled > 0), 0) AS hit_at_10,
-        fsum(w * recall_at_10) / nullif(sum(w) FILTER (labelled > 0), 0) AS recall_at_10,
-        fsum(w * precision_at_1) / nullif(sum(w) FILTER (labelled > 0), 0) AS precision_at_1,
-        fsum(w * average_precision) / nullif(sum(w) FILTER (labelled > 0), 0) AS map,
-        fsum(w * tail_patch_logprob) / nullif(sum(w) FILTER (tail_patch_logprob IS NOT NULL), 0) AS tail_patch_logprob,
-        fsum(w * tail_patch_prob) / nullif(sum(w) FILTER (tail_patch_prob IS NOT NULL), 0) AS tail_patch_prob
+        sum(w * reciprocal_rank) / nullif(sum(w) FILTER (labelled > 0), 0) AS mrr,
+        sum(w * hit_at_10) / nullif(sum(w) FILTER (labelled > 0), 0) AS hit_at_10,
+        sum(w * recall_at_10) / nullif(sum(w) FILTER (labelled > 0), 0) AS recall_at_10,
+        sum(w * precision_at_1) / nullif(sum(w) FILTER (labelled > 0), 0) AS precision_at_1,
+        sum(w * average_precision) / nullif(sum(w) FILTER (labelled > 0), 0) AS map,
+        sum(w * tail_patch_logprob) / nullif(sum(w) FILTER (tail_patch_logprob IS NOT NULL), 0) AS tail_patch_logprob,
+        sum(w * tail_patch_prob) / nullif(sum(w) FILTER (tail_patch_prob IS NOT NULL), 0) AS tail_patch_prob
     FROM query_report
     JOIN draws USING (query)
     GROUP BY name, resample
@@ -43,7 +44,7 @@ measured AS (
     ON mrr, hit_at_10, recall_at_10, precision_at_1, map, tail_patch_logprob, tail_patch_prob
     INTO NAME metric VALUE mean
 )
-SELECT name, method, family, metric, mean, bound[1] AS low, bound[2] AS high
+SELECT name, method, family, metric, mean, round(bound[1], 9) AS low, round(bound[2], 9) AS high
 FROM measured
 JOIN bounds USING (name, metric)
 ORDER BY metric = 'mrr' DESC, metric, family, mean DESC, name;
