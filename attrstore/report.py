@@ -69,6 +69,8 @@ def tabulate(
         _require_key(store, by, examples=False)
         return _fetch(store, "by", {"key": by})
     plain = _fetch(store, "methods")
+    if not plain.rows:
+        return Report(plain.columns, [], (f"No scorings yet. Make one: attrstore score {store.path} bm25",))
     if class_column is None:
         return plain
     _require_key(store, class_column, examples=True)

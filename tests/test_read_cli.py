@@ -135,6 +135,13 @@ def test_report_frame(scored: Path) -> None:
         assert frame.schema["tail_patch_prob"] == polars.Float64
 
 
+def test_report_of_an_unscored_store_says_what_comes_next(path: Path) -> None:
+    run("init", path)
+    done = run("report", path, "--format", "json")
+    assert (done.exit_code, done.stdout) == (0, "[]\n")
+    assert done.stderr == f"No scorings yet. Make one: attrstore score {path} bm25\n"
+
+
 # sql
 
 
