@@ -33,10 +33,8 @@ def rank(store: Store, request: Request) -> Ranking:
     if engine not in ENGINES:
         raise InputError(f"--engine {engine}: there are {', '.join(ENGINES)}")
     index = _with_options(current_index(store), options)
-    if engine == "rank-bm25":
-        pairs = _rank_in_memory(store, index, request)
-    else:
-        pairs = _rank_in_sql(store, index, request)
+    rank_with = _rank_in_memory if engine == "rank-bm25" else _rank_in_sql
+    pairs = rank_with(store, index, request)
     count = store.value("SELECT count(*) FROM selected_examples")
     return Ranking(pairs, count, {"engine": engine, **asdict(index)})
 
@@ -85,6 +83,8 @@ def _rank_in_memory(store: Store, index: Index, request: Request) -> pyarrow.Tab
         raise InputError(
             f"--engine rank-bm25: has no variant {index.variant}; use --variant okapi, or the sql"
         )
+    if not index.k1:
+        raise InputError("--engine rank-bm25: divides by zero at --k1 0; it needs a k1 above 0")
     ids, texts = _token_lists(store, index, "documents")
     questions = zip(*_token_lists(store, index, "questions"), strict=True)
     if not any(texts):
