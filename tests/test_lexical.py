@@ -172,7 +172,7 @@ def test_small_corpora_with_negative_idf(store: Store, texts: list[str]) -> None
     queries = ["a a b zzz", "c", "zzz", ""]
     ask(store, queries)
     ingest_lexical(store)
-    settings_tried: list[dict[str, float]] = [{}, {"k1": 0.1, "b": 1.0, "epsilon": 0.0}, {"epsilon": 2.0}]
+    settings_tried: list[dict[str, Any]] = [{}, {"k1": 0.1, "b": 1.0, "epsilon": 0.0}, {"epsilon": 2.0}]
     for constants in settings_tried:
         check(store, texts, queries, partial(reference, **constants), **constants)
 
