@@ -53,9 +53,10 @@ def ingest_labels(
         skipped = rows.skipped(skip_bad=skip_bad)
         _refuse_conflicts(rows)
         actions = rows.decide("decide_labels", what="the label", replace=replace)
-        counts = Counts(**actions, skipped=skipped)
-        if counts.added + counts.replaced == 0:
-            return counts
+        if set(actions) <= {"unchanged"}:
+            return Counts(**actions, skipped=skipped)
+        scorings = store.named("ingest", "count_scorings").fetchall()[0][0]
+        counts = Counts(**actions, skipped=skipped, scorings_older=scorings)
         origins = {"origins": [file.path.name for file in rows.files]}
         parameters = job_parameters(files, columns, skip_bad=skip_bad, replace=replace)
         with written(store, "ingest labels", counts, **parameters):

@@ -29,14 +29,15 @@ SHOWN = 5  # how many bad rows a message names
 
 @dataclass(frozen=True)
 class Counts:
-    """What one ingest did, in rows; `scorings_dropped` counts scorings that a replaced text made stale."""
+    """What one ingest did, in rows, and what that means for the scorings there were."""
 
     added: int = 0
     unchanged: int = 0
     updated: int = 0  # the same text with other metadata or another source
     replaced: int = 0
     skipped: int = 0
-    scorings_dropped: int = 0
+    scorings_dropped: int = 0  # a replaced text or query was part of their ranking
+    scorings_older: int = 0  # they do not know the rows that are new
 
 
 @dataclass(frozen=True)
@@ -242,8 +243,13 @@ def merge(
         skipped = rows.skipped(skip_bad=skip_bad)
         rows.refuse_duplicates()
         actions = rows.decide(f"decide_{table}", what=what, replace=replace)
-        dropped = store.value("SELECT count(*) FROM scorings") if actions.get("replaced") else 0
-        counts = Counts(**actions, skipped=skipped, scorings_dropped=dropped)
+        scorings = store.named("ingest", "count_scorings").fetchall()[0][0]
+        counts = Counts(
+            **actions,
+            skipped=skipped,
+            scorings_dropped=scorings if actions.get("replaced") else 0,
+            scorings_older=scorings if actions.get("added") and not actions.get("replaced") else 0,
+        )
         if counts.added + counts.updated + counts.replaced == 0:
             return counts
         job = f"ingest {'corpus' if table == 'examples' else table}"

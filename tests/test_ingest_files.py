@@ -231,23 +231,23 @@ def test_the_same_file_again_changes_nothing(filled: Store, tmp_path: Path) -> N
 def test_other_metadata_or_source_updates_in_place(filled: Store, tmp_path: Path) -> None:
     rows = [
         {**ROWS[0], "source": "books"},
-        {**ROWS[1], "relation": "P36"},
-        ROWS[2],
+        {**ROWS[1], "source": "x"},
+        {**ROWS[2], "relation": "P36"},
         {"id": "d", "text": "new"},
     ]
     file = jsonl(tmp_path / "later.jsonl", rows)
-    assert ingest_corpus(filled, [file]) == Counts(added=1, unchanged=1, updated=2)
+    assert ingest_corpus(filled, [file]) == Counts(added=1, updated=3)
     assert [(r[0], r[3], r[4]) for r in stored(filled)] == [
         (1, "books", '{"relation":"P19"}'),
-        (2, None, '{"relation":"P36"}'),
-        (3, "web", '{"relation":"P1"}'),
+        (2, "x", '{"relation":null}'),
+        (3, "web", '{"relation":"P36"}'),
         (4, None, None),
     ]
     queries = jsonl(tmp_path / "q.jsonl", [{**QUERIES[0], "relation": "P19"}])
     assert ingest_queries(filled, [queries]) == Counts(updated=1)
     assert filled.value("SELECT metadata FROM queries WHERE external_id = 'q1'") == '{"relation":"P19"}'
     assert filled.rows("SELECT job, rows, state FROM runs ORDER BY run_id")[3:] == [
-        ("ingest corpus", 3, "finished"),
+        ("ingest corpus", 4, "finished"),
         ("ingest queries", 1, "finished"),
     ]
 
@@ -532,13 +532,16 @@ def test_commands_print_counts_and_the_next_step(path: Path, tmp_path: Path) -> 
     assert result.stdout.startswith("1 label added. Next: attrstore ingest lexical ")
     with attrstore.open(path, writable=True) as store:
         store.execute(DERIVED)
+    more = jsonl(tmp_path / "more.jsonl", [{"query_id": "q2", "example_id": 1}])
+    result = call("ingest", "labels", path, more)
+    assert result.stdout.startswith("1 label added. 1 scoring is older than these labels: score again. Next")
     jsonl(corpus, [{"doc": 1, "body": "other"}])
     result = call("ingest", "corpus", path, corpus, *options)
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr.startswith(f"Error: {corpus}, line 1: the text of '1' differs from the store's")
     result = call("ingest", "corpus", path, corpus, *options, "--replace")
     assert result.stdout.startswith(
-        "0 examples added, 1 replaced. What was derived from the replaced ones is dropped, with 1 scorings:"
+        "0 examples added, 1 replaced. What was derived from the replaced ones is dropped, with 1 scoring:"
     )
 
 

@@ -123,12 +123,19 @@ def report(counts: Counts, noun: str, following: str) -> None:
 def sentence(counts: Counts, noun: str) -> str:
     """Say what was done; counts of zero are left out, but for what was added."""
     plural = "queries" if noun == "query" else f"{noun}s"
-    parts = [f"{counts.added} {noun if counts.added == 1 else plural} added"]
+    parts = [f"{_count(counts.added, noun, plural)} added"]
     for name in ("unchanged", "updated", "replaced", "skipped"):
         if getattr(counts, name):
             parts.append(f"{getattr(counts, name)} {name}")
     text = ", ".join(parts) + "."
     if counts.replaced and noun != "label":
-        dropped = f", with {counts.scorings_dropped} scorings" if counts.scorings_dropped else ""
+        dropped = f", with {_count(counts.scorings_dropped, 'scoring')}" if counts.scorings_dropped else ""
         text += f" What was derived from the replaced ones is dropped{dropped}: ingest and score again."
+    if counts.scorings_older:
+        verb = "is" if counts.scorings_older == 1 else "are"
+        text += f" {_count(counts.scorings_older, 'scoring')} {verb} older than these {plural}: score again."
     return text
+
+
+def _count(number: int, noun: str, plural: str | None = None) -> str:
+    return f"{number} {noun if number == 1 else plural or noun + 's'}"
