@@ -51,16 +51,18 @@ def find(name: str) -> Code:
 
 @cache
 def gaussian_levels(bits: int) -> tuple[float, ...]:
-    """Return the 2^bits Lloyd-Max levels of a standard normal, ascending (float64, 200 iterations)."""
+    """Return the 2^bits Lloyd-Max levels of a standard normal, ascending, iterated until they stand still."""
     normal = torch.distributions.Normal(torch.tensor(0.0, dtype=torch.float64), 1.0)
     n = 2**bits
     levels = normal.icdf((torch.arange(n, dtype=torch.float64) + 0.5) / n)
     infinity = torch.tensor([torch.inf], dtype=torch.float64)
-    for _ in range(200):
+    moved = 1.0
+    while moved > 1e-7:
         edges = torch.cat([-infinity, (levels[1:] + levels[:-1]) / 2, infinity])
         density = torch.exp(normal.log_prob(edges)).nan_to_num(0.0)
         mass = normal.cdf(edges)
-        levels = (density[:-1] - density[1:]) / (mass[1:] - mass[:-1])
+        before, levels = levels, (density[:-1] - density[1:]) / (mass[1:] - mass[:-1])
+        moved = float((levels - before).abs().max())
     return tuple(levels.tolist())
 
 
@@ -96,14 +98,11 @@ def encode(vectors: Tensor, blocks: Sequence[Block], code: Code) -> tuple[Tensor
 
     Returns:
         code: uint8 [n, code.n_bytes(D)]; entries of less than a byte are packed low bits first.
-        scales: uint8 [n, 4 + 2 B]: the vector's norm as float32, then each block's share of it as float16
-            (a share, because the norms of corrected gradients leave the range of float16).
+        scales: uint8 [n, 2 B]: each block's norm as bfloat16. Norms of corrected gradients leave the range of
+            float16, and a block that is tiny before whitening is not tiny after it.
     """
     directions, norms = split_norms(vectors, blocks)
-    total = torch.linalg.vector_norm(norms, dim=1, keepdim=True)
-    shares = (norms / total.clamp(min=torch.finfo(total.dtype).tiny)).half()
-    scales = torch.cat([total.float().view(torch.uint8), shares.view(torch.uint8)], dim=1)
-    return _quantise(directions, code), scales
+    return _quantise(directions, code), norms.bfloat16().contiguous().view(torch.uint8)
 
 
 def _quantise(directions: Tensor, code: Code) -> Tensor:
@@ -119,7 +118,8 @@ def _quantise(directions: Tensor, code: Code) -> Tensor:
     per_byte = 8 // code.bits
     index = torch.nn.functional.pad(index, (0, -index.shape[1] % per_byte)).unflatten(1, (-1, per_byte))
     shifts = torch.arange(per_byte, dtype=torch.uint8, device=index.device) * code.bits
-    return (index << shifts).sum(dim=2, dtype=torch.uint8)
+    packed: Tensor = (index << shifts).sum(dim=2, dtype=torch.uint8)
+    return packed
 
 
 @cache
@@ -143,5 +143,4 @@ def decode(codes: Tensor, scales: Tensor, blocks: Sequence[Block], code: Code) -
     for _, where, length in runs_of_equal_length(blocks):
         part = values[:, where].unflatten(1, (-1, length))
         part /= torch.linalg.vector_norm(part, dim=2, keepdim=True).clamp(min=1e-30)
-    total = scales[:, :4].contiguous().view(torch.float32)
-    return values, total * scales[:, 4:].contiguous().view(torch.float16).float()
+    return values, scales.contiguous().view(torch.bfloat16).float()

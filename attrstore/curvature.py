@@ -65,7 +65,8 @@ def power(matrix: Tensor, exponent: float, damping: float) -> Tensor:
     values = values.clamp(min=0)
     floor = torch.finfo(torch.float64).tiny
     values = (values + damping * values.mean()).clamp(min=floor)
-    return ((vectors * values**exponent) @ vectors.T).float()
+    raised: Tensor = (vectors * values**exponent) @ vectors.T
+    return raised.float()
 
 
 def apply(vectors: Tensor, blocks: Sequence[Block], matrices: Sequence[Tensor]) -> Tensor:

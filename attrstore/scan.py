@@ -30,7 +30,11 @@ class Chunk(NamedTuple):
 
 
 def chunks(
-    store: Store, encoder: Encoder, name: str = "encoded", device: torch.device | str = "cpu", **parameters: int
+    store: Store,
+    encoder: Encoder,
+    name: str = "encoded",
+    device: torch.device | str = "cpu",
+    **parameters: int,
 ) -> Iterator[Chunk]:
     """Yield the codes that the statement `name` of `sql/scoring.sql` selects, decoded, on `device`."""
     code = codes.CODES[encoder.code]
@@ -140,7 +144,11 @@ def rank(
 
 
 def _collect(
-    query_ids: Sequence[int], best: TopK, worst: TopK, total: int, labelled: tuple[Tensor, Tensor, Tensor, Tensor]
+    query_ids: Sequence[int],
+    best: TopK,
+    worst: TopK,
+    total: int,
+    labelled: tuple[Tensor, Tensor, Tensor, Tensor],
 ) -> Ranked:
     """Put both ends and the labelled pairs together; a pair that is at both ends is a proponent."""
     parts: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
@@ -161,5 +169,5 @@ def _collect(
     ranks = ranks.clamp(n_best + 1, max(n_best + 1, total - n_worst))
     middle = ~at_an_end
     parts.append((rows[middle], ids[middle], ranks[middle], own[middle]))
-    rows, ids, ranks, scores = (torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True))
-    return Ranked(np.asarray(query_ids, dtype=np.int64)[rows], ids, ranks, scores.astype(np.float64))
+    row, example, rank, score = (torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True))
+    return Ranked(np.asarray(query_ids, dtype=np.int64)[row], example, rank, score.astype(np.float64))

@@ -96,8 +96,9 @@ class GradientEncoder:
         def seen(linear: LinearMap, inputs: Tensor) -> Callable[[Tensor], None]:
             projection, block = self.projections[linear.name], self._block[linear.name]
             part = phi[:, block.offset : block.offset + block.length]
-            if projection.elementwise is not None:
-                return lambda gradient: _add(part, _full(gradient, inputs, projection))
+            elementwise = projection.elementwise
+            if elementwise is not None:
+                return lambda gradient: _add(part, _full(gradient, inputs, projection, elementwise))
             small = inputs @ projection.p_in.T  # [windows, T, k_in]; the inputs themselves are not kept
             return lambda gradient: _add(part, _outer(gradient @ projection.p_out.T, small))
 
@@ -119,7 +120,7 @@ def _outer(gradients: Tensor, inputs: Tensor) -> Tensor:
     return torch.bmm(gradients.float().transpose(1, 2), inputs.float())
 
 
-def _full(gradients: Tensor, inputs: Tensor, projection: Folded) -> Tensor:
+def _full(gradients: Tensor, inputs: Tensor, projection: Folded, elementwise: Tensor) -> Tensor:
     """Form each window's whole gradient, correct it elementwise, project it: [windows, k_out, k_in]."""
-    corrected = _outer(gradients, inputs) * projection.elementwise
+    corrected = _outer(gradients, inputs) * elementwise
     return projection.p_out.float() @ (corrected @ projection.p_in.float().T)

@@ -9,14 +9,15 @@ import signal
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import pyarrow
 import torch
 from torch import Tensor
 
-from attrstore import codes
-from attrstore.errors import Interrupted
+from attrstore import codes, encoders
+from attrstore.errors import Interrupted, MismatchError
 
 from . import sequences
 
@@ -37,7 +38,9 @@ CHECKPOINT_AT = "1GB"  # of log; codes are large, and a checkpoint rewrites the 
 class Encode(Protocol):
     """Turns a batch into vectors float32 [items, D] and losses float32 [items]."""
 
-    def __call__(self, batch: Batch) -> tuple[Tensor, Tensor]: ...
+    def __call__(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Encode one batch."""
+        ...
 
 
 @dataclass
@@ -89,12 +92,12 @@ class EncodingJob:
             where = {**self._key, "size": SHARD, "shard": shard}
             rows = self.store.named("encodings", "pending_examples", where).fetchall()
             items = sequences.examples(rows, self.loaded.tokenizer, self.loaded.context, self.long)
-            before = done
-            done += self._encode_all(
-                items, self._example_table, "insert_encodings", stopped,
-                lambda n, before=before: self.progress(before + n, total),
-            )  # fmt: skip
+            report = partial(self._report, done, total)
+            done += self._encode_all(items, self._example_table, "insert_encodings", stopped, report)
         return done
+
+    def _report(self, before: int, total: int, done: int) -> None:
+        self.progress(before + done, total)
 
     def _encode_all(
         self,
@@ -197,6 +200,23 @@ def _blobs(rows: Tensor, valid: Tensor) -> pyarrow.Array:
         return array
     return pyarrow.array([blob if ok else None for blob, ok in zip(array.to_pylist(), valid.tolist(), strict=True)],
                          pyarrow.large_binary())  # fmt: skip
+
+
+def refuse_other_recipe(store: Store, encoder: Encoder) -> None:
+    """Refuse an encoder whose name is taken by another recipe, showing what differs."""
+    for known in encoders.load_all(store):
+        if known.name != encoder.name or known.encoder_id == encoder.encoder_id:
+            continue
+        keys = sorted(known.spec.keys() | encoder.spec.keys())
+        differences = ", ".join(
+            f"{key} {known.spec.get(key)} there and {encoder.spec.get(key)} now"
+            for key in keys
+            if known.spec.get(key) != encoder.spec.get(key)
+        )
+        raise MismatchError(
+            f"{store.path}: the encoder {encoder.name} was made with another recipe: {differences}. "
+            "Use the same, or make a second encoder with --name."
+        )
 
 
 @contextmanager

@@ -7,7 +7,6 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pyarrow
 import torch
 
 from attrstore import codes, encoders
@@ -15,9 +14,9 @@ from attrstore.encoders import Encoder
 from attrstore.errors import InputError, MismatchError
 from attrstore.runs import recorded
 
-from . import kronecker, linear, models, optimizer, projection, sequences
+from . import fitted, kronecker, linear, models, optimizer, projection, sequences
 from .capture import GradientEncoder
-from .encoding import Counts, EncodingJob
+from .encoding import Counts, EncodingJob, refuse_other_recipe
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -111,7 +110,6 @@ def ingest_gradients(
         store, "ingest gradients", encoder=encoder.encoder_id, model=str(model), device=device
     ) as run:
         _prepare(store, encoder, loaded, maps, projections, gradient_encoder, batch_tokens)
-        gradient_encoder.use(projections)
         job = EncodingJob(store, encoder, loaded, gradient_encoder.encode, batch_tokens, long, run, progress)
         return job()
 
@@ -130,23 +128,6 @@ def _check(dim: int, batch_tokens: int, code: str, blocks: str, correction: str,
             raise InputError(f"{option} {number}: must be at least 1")
 
 
-def refuse_other_recipe(store: Store, encoder: Encoder) -> None:
-    """Refuse an encoder whose name is taken by another recipe, showing what differs."""
-    for known in encoders.load_all(store):
-        if known.name != encoder.name or known.encoder_id == encoder.encoder_id:
-            continue
-        keys = sorted(known.spec.keys() | encoder.spec.keys())
-        differences = ", ".join(
-            f"{key} {known.spec.get(key)} there and {encoder.spec.get(key)} now"
-            for key in keys
-            if known.spec.get(key) != encoder.spec.get(key)
-        )
-        raise MismatchError(
-            f"{store.path}: the encoder {encoder.name} was made with another recipe: {differences}. "
-            "Use the same, or make a second encoder with --name."
-        )
-
-
 def _prepare(
     store: Store,
     encoder: Encoder,
@@ -156,58 +137,53 @@ def _prepare(
     gradient_encoder: GradientEncoder,
     batch_tokens: int,
 ) -> None:
-    """Record model and encoder; with Kronecker factors, fit the projections once and keep them."""
-    fitted = encoder.spec["kronecker"] is not None
-    if store.value("SELECT count(*) FROM encoders WHERE encoder_id = $id", {"id": encoder.encoder_id}):
-        if fitted:
-            _load_projections(store, encoder, projections)
-        return
-    if fitted:
-        rows = store.named("encodings", "sample", {"n": SAMPLE}).fetchall()
-        items = [
-            item
-            for item in sequences.examples(rows, loaded.tokenizer, loaded.context, "truncate")
-            if item.windows
-        ]
-        kronecker.whiten(
-            projections, maps, gradient_encoder.backward, list(sequences.batches(items, batch_tokens))
+    """Record model and encoder; what is fitted to the corpus is fitted once and kept."""
+    if not store.value("SELECT count(*) FROM encoders WHERE encoder_id = $id", {"id": encoder.encoder_id}):
+        if encoder.spec["kronecker"] is not None:
+            rows = store.named("encodings", "sample", {"n": SAMPLE}).fetchall()
+            items = sequences.examples(rows, loaded.tokenizer, loaded.context, "truncate")
+            sample = list(sequences.batches([item for item in items if item.windows], batch_tokens))
+            kronecker.whiten(projections, maps, gradient_encoder.backward, sample)
+        with store.transaction():
+            models.register(store, loaded)
+            encoders.save(store, encoder)
+            fitted.save(store, encoder, projections)
+    fitted.load(store, encoder, projections)
+    gradient_encoder.use(projections)
+
+
+def reopen(
+    store: Store, encoder: Encoder, *, model: str | Path | None = None, device: str = "auto"
+) -> tuple[LoadedModel, GradientEncoder]:
+    """Make an encoder of the store ready to encode new texts; nothing is written.
+
+    Args:
+        model: the model's folder; where the store last saw it, if not given.
+
+    Raises:
+        MismatchError: the folder holds another model.
+        InputError: the folder is gone, or the recipe needs the optimizer's state (a full correction).
+    """
+    spec = encoder.spec
+    if spec["correction"] == "full":
+        raise InputError(
+            f"{encoder.name}: made with --correction full, whose matrices are too large to keep in a store, so "
+            "single prompts cannot be encoded. Use an encoder with --correction factored."
         )
-    with store.transaction():
-        models.register(store, loaded)
-        encoders.save(store, encoder)
-        if fitted:
-            _save_projections(store, encoder, projections)
-
-
-def _save_projections(store: Store, encoder: Encoder, projections: dict[str, Projection]) -> None:
-    sides = [
-        (name, side, getattr(p, f"p_{side}").half())
-        for name, p in projections.items()
-        for side in ("in", "out")
-    ]
-    table = pyarrow.table(
-        {
-            "module": [name for name, _, _ in sides],
-            "side": [side for _, side, _ in sides],
-            "n_rows": [len(matrix) for _, _, matrix in sides],
-            "n_columns": [matrix.shape[1] for _, _, matrix in sides],
-            "matrix": pyarrow.array(
-                [matrix.numpy().tobytes() for _, _, matrix in sides], pyarrow.large_binary()
-            ),
-        }
-    )
-    with store.registered(fitted=table):
-        store.named("encodings", "insert_projections", {"encoder": encoder.encoder_id})
-    _load_projections(store, encoder, projections)
-
-
-def _load_projections(store: Store, encoder: Encoder, projections: dict[str, Projection]) -> None:
-    """Replace the projections by the stored ones; the first run uses them too, so that all runs agree."""
-    for name, side, n_rows, n_columns, matrix in store.named(
-        "encodings", "projections", {"encoder": encoder.encoder_id}
-    ).fetchall():
-        values = torch.frombuffer(bytearray(matrix), dtype=torch.float16).float()
-        setattr(projections[name], f"p_{side}", values.reshape(n_rows, n_columns))
+    known = "SELECT path FROM models WHERE fingerprint = $id"
+    path = model or store.value(known, {"id": encoder.model_fingerprint})
+    loaded = models.load(path, device=device, dtype=spec["dtype"])
+    if loaded.fingerprint != encoder.model_fingerprint:
+        raise MismatchError(
+            f"--model {path}: fingerprint {loaded.fingerprint}, and {encoder.name} was made with "
+            f"{encoder.model_fingerprint}. Give the folder of that model with --model."
+        )
+    maps = linear.find(loaded.model)
+    projections = {
+        m.name: projection.make(m, dim=spec["projection_dim"], seed=spec["seed"], moment=None) for m in maps
+    }
+    fitted.load(store, encoder, projections)
+    return loaded, GradientEncoder(loaded.model, maps, projections, _block_of(spec["blocks"]))
 
 
 def _block_of(blocks: str) -> Callable[[LinearMap], str]:

@@ -86,4 +86,5 @@ def sign_matrix(key: str, n_rows: int, n_columns: int) -> Tensor:
     )
     bits = (packed.unsqueeze(1) >> torch.arange(8, dtype=torch.uint8)) & 1
     signs = bits.flatten()[:n_bits].reshape(n_rows, n_columns).float() * 2 - 1
-    return signs / n_rows**0.5
+    scaled: Tensor = signs / n_rows**0.5
+    return scaled

@@ -50,19 +50,21 @@ CREATE TABLE encoders (
     created           TIMESTAMPTZ NOT NULL
 );
 
--- What a recipe measured before its first encoding and every later one must reuse:
--- projection matrices that were fitted to a sample of the corpus. float16, row-major.
+-- What a recipe measured before its first encoding, so that every later one uses the same: for each module
+-- `scale_in` and `scale_out` (the optimizer's factored correction, one row each) and `p_in` and `p_out`
+-- (projection matrices with Kronecker whitening). float16 by rows, divided by `scale`. What is not here
+-- follows from the spec alone.
 CREATE TABLE projections (
     encoder_id VARCHAR NOT NULL,
     module     VARCHAR NOT NULL,
-    side       VARCHAR NOT NULL,              -- in, out
+    part       VARCHAR NOT NULL,
     n_rows     INTEGER NOT NULL,
-    n_columns  INTEGER NOT NULL,
+    scale      DOUBLE NOT NULL,
     matrix     BLOB NOT NULL USING COMPRESSION uncompressed
 );
 
 -- One example under one encoder. `code` holds each block's direction, quantised; `scales` each block's
--- norm, float16. Codes do not compress, and trying makes a checkpoint ten times slower.
+-- norm, bfloat16. Codes do not compress, and trying makes a checkpoint ten times slower.
 CREATE TABLE encodings (
     encoder_id VARCHAR NOT NULL,
     example_id BIGINT NOT NULL,

@@ -7,16 +7,19 @@ FROM method_report
 ORDER BY list_position($methods, name);
 
 -- name: disagreement
--- The query, of those that state a fact three times or more and that the model answers with a probability above
--- one half, for which the two rankings have least in common.
+-- The query for which the two rankings have least in common, of those that state a fact three times or more, that
+-- the model answers with a probability above one half, and for which each ranking has a statement in its first five.
 SELECT agreement.query, queries.prompt, queries.target, (queries.metadata ->> 'frequency')::INTEGER AS frequency
 FROM agreement
 JOIN queries ON queries.external_id = agreement.query
 JOIN query_encodings USING (query_id)
+JOIN query_report AS one ON one.query = agreement.query AND one.name = agreement.scoring
+JOIN query_report AS other ON other.query = agreement.query AND other.name = agreement.other_scoring
 WHERE
     agreement.scoring = $influence AND agreement.other_scoring = $retrieval
     AND (queries.metadata ->> 'frequency')::INTEGER >= 3
     AND query_encodings.loss < ln(2)
+    AND one.reciprocal_rank >= 0.2 AND other.reciprocal_rank >= 0.2
 ORDER BY agreement.overlap_at_10, agreement.rank_correlation NULLS LAST, agreement.query
 LIMIT 1;
 

@@ -37,8 +37,7 @@ WHERE encoder_id = $encoder
 GROUP BY outcome
 
 -- name: insert_projections
-INSERT INTO projections
-SELECT $encoder, module, side, n_rows, n_columns, matrix FROM fitted
+INSERT INTO projections SELECT $encoder, module, part, n_rows, scale, matrix FROM fitted
 
 -- name: projections
-SELECT module, side, n_rows, n_columns, matrix FROM projections WHERE encoder_id = $encoder
+SELECT module, part, n_rows, scale, matrix FROM projections WHERE encoder_id = $encoder

@@ -51,3 +51,10 @@ DELETE FROM scores WHERE scoring_id = (SELECT scoring_id FROM scorings WHERE nam
 
 -- name: drop_scoring
 DELETE FROM scorings WHERE name = $name
+
+-- name: ranked_texts
+-- The proponents of a ranking that is not in the store.
+SELECT rank, external_id, score, text
+FROM ranked JOIN examples USING (example_id)
+WHERE rank BETWEEN 1 AND $top
+ORDER BY rank

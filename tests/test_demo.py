@@ -44,9 +44,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[train.
 
 
 def tiny_training(folder: Path, out: Path, **options: Any) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "THREADS", 1)
-        train.train(folder / "corpus.jsonl", folder / "queries.jsonl", out, recipe=TINY, **options)
+    train.train(folder / "corpus.jsonl", folder / "queries.jsonl", out, recipe=TINY, **options)
 
 
 def digest(folder: Path, seed: int) -> list[str]:

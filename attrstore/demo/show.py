@@ -91,6 +91,9 @@ def next_commands(store: Path, case: Disagreement) -> list[str]:
 
 
 def _print_case(case: Disagreement) -> None:
+    click.echo(
+        "Where the two disagree most, of the prompts for which both put a statement in their first five:\n"
+    )
     rows: list[list[object]] = []
     for index in range(max(len(case.influence), len(case.retrieval))):
         rows.append([index + 1])
@@ -113,8 +116,7 @@ def _reading(case: Disagreement) -> str:
     moved = sum(p.states for p in case.influence)
     found = sum(p.states for p in case.retrieval)
     return (
-        f"What to see: of the {case.frequency} sentences that state the fact, BM25 has {found} in its first "
-        f"{DEPTH} and influence {moved}. BM25 finds sentences with the same words, also those that name both and say "
-        "something else; influence finds what moved the model towards this answer, also sentences that never "
-        "state it."
+        f"What to see: {case.frequency} sentences state this fact; BM25 has {found} of them in its first "
+        f"{DEPTH}, influence {moved}. BM25 ranks by shared words, whatever the sentence says with them. "
+        "Influence ranks what moved the model towards this answer, whether or not it states it."
     )

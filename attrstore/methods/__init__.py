@@ -1,9 +1,10 @@
-"""Scoring methods by name. To add one, write a file beside this and add its METHOD here."""
+"""Scoring methods by name. To add one, write a file beside this and name its Method here."""
 
 from attrstore.methods.base import Method, Ranking, Request
 from attrstore.methods.bm25 import METHOD as BM25
 from attrstore.methods.gradient import GRADIENT_METHODS
+from attrstore.methods.representation import REPSIM
 
-METHODS: dict[str, Method] = {method.name: method for method in (*GRADIENT_METHODS, BM25)}
+METHODS: dict[str, Method] = {method.name: method for method in (*GRADIENT_METHODS, REPSIM, BM25)}
 
 __all__ = ["METHODS", "Method", "Ranking", "Request"]

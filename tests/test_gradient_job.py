@@ -1,0 +1,179 @@
+"""The ingest job on a real store: resume, append, statuses, refusals."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from attrstore.ingest.gradients import ingest_gradients
+
+import attrstore
+from attrstore import Store
+from attrstore.errors import InputError, Interrupted, MismatchError
+from tests import tiny
+
+QUERIES = [("a b c", " d"), ("north of the", " river"), ("e f", " stone b")]
+TABLE = "SELECT example_id, code, scales, n_tokens, loss, status FROM encodings ORDER BY example_id"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tiny.checkpoint(tmp_path_factory.mktemp("model"))
+    tiny.adam_state(folder)
+    return folder
+
+
+def small(store: Store, model: Path, **options: Any) -> Any:
+    return ingest_gradients(store, **{"model": model, "projection_dim": 4, "batch_tokens": 64, **options})
+
+
+def test_everything_is_encoded_once(store: Store, model: Path) -> None:
+    tiny.fill(store, tiny.sentences(40), QUERIES)
+    counts = small(store, model)
+    assert (counts.examples, counts.queries, counts.outcomes) == (40, 3, {"ok": 40})
+    before = store.rows(TABLE)
+    again = small(store, model)
+    assert (again.examples, again.queries) == (0, 0)
+    tiny.fill(store, tiny.sentences(10, seed=9), [])
+    assert small(store, model).examples == 10
+    assert store.rows(TABLE)[:40] == before
+    assert store.value("SELECT count(*) FROM encoders") == 1
+
+
+@pytest.mark.parametrize("options", [{}, {"optimizer_state": "optimizer.pt", "kronecker_factors": False},
+                                     {"optimizer_state": "optimizer.pt", "code": "1bit"}])  # fmt: skip
+def test_a_job_stopped_at_any_batch_ends_as_an_uninterrupted_one(
+    tmp_path: Path, model: Path, options: dict[str, Any]
+) -> None:
+    options = {k: model / v if k == "optimizer_state" else v for k, v in options.items()}
+    tables = []
+    for stops in ([], [1], [3, 2, 1]):
+        with attrstore.open(tmp_path / f"{len(stops)}.duckdb", create=True) as store:
+            tiny.fill(store, tiny.sentences(60), QUERIES)
+            for batches in stops:
+                with pytest.raises(Interrupted, match="Run the same command again"):
+                    small(store, model, progress=_stop_after(batches), **options)
+            small(store, model, **options)
+            tables.append(store.rows(TABLE))
+    assert tables[0] == tables[1] == tables[2]
+
+
+def _stop_after(batches: int) -> Any:
+    seen = [0]
+
+    def progress(done: int, total: int) -> None:
+        seen[0] += 1
+        if seen[0] == batches:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    return progress
+
+
+def test_kill_9_loses_at_most_the_open_batch(tmp_path: Path, model: Path) -> None:
+    path = tmp_path / "killed.duckdb"
+    texts = tiny.sentences(300)
+    for where in (path, tmp_path / "whole.duckdb"):
+        with attrstore.open(where, create=True) as store:
+            tiny.fill(store, texts, QUERIES)
+    script = (
+        "import sys, attrstore\n"
+        f"attrstore.__path__.append({str(Path(__file__).parents[1])!r})\n"
+        "from attrstore.ingest.gradients import ingest_gradients\n"
+        f"with attrstore.open({str(path)!r}, writable=True) as store:\n"
+        f"    ingest_gradients(store, model={str(model)!r}, projection_dim=4, batch_tokens=64,\n"
+        "        progress=lambda done, total: print(done, flush=True))\n"
+    )
+    job = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    assert job.stdout is not None
+    seen = [int(job.stdout.readline()) for _ in range(4)]
+    job.send_signal(signal.SIGKILL)
+    job.wait()
+    with attrstore.open(path, writable=True) as store:
+        kept = store.value("SELECT count(*) FROM encodings")
+        assert seen[-2] <= kept < 300
+        assert small(store, model).examples == 300 - kept
+        finished = store.rows(TABLE)
+        assert [s for (s,) in store.rows("SELECT state FROM runs ORDER BY run_id")] == ["killed", "finished"]
+    with attrstore.open(tmp_path / "whole.duckdb", writable=True) as store:
+        small(store, model)
+        assert store.rows(TABLE) == finished
+
+
+def test_statuses_say_what_was_not_encoded_whole(tmp_path: Path, model: Path) -> None:
+    texts = ["a", " ".join("abcdefghij" * 4), "a b c"]
+    expected = {
+        "truncate": ["skipped: no token to predict", "truncated: kept 32 of 40 tokens", "ok"],
+        "split": ["skipped: no token to predict", "split: 2 windows of at most 32 tokens", "ok"],
+        "skip": ["skipped: no token to predict", "skipped: 40 tokens, context 32", "ok"],
+    }
+    for long, statuses in expected.items():
+        with attrstore.open(tmp_path / f"{long}.duckdb", create=True) as store:
+            tiny.fill(store, texts, [("a b", " c"), ("a b", ""), ("a b", "c " * 40)])
+            small(store, model, long=long)
+            rows = store.rows(TABLE)
+            assert [row[-1] for row in rows] == statuses
+            assert [row[1] is None for row in rows] == [s.startswith("skipped") for s in statuses]
+            found = [s for (s,) in store.rows("SELECT status FROM query_encodings ORDER BY query_id")]
+            assert found[1:] == [
+                "skipped: the target has no tokens",
+                "skipped: the target has 40 tokens, context 32",
+            ]
+
+
+def test_a_gradient_that_is_not_finite_is_marked_and_the_job_goes_on(tmp_path: Path, store: Store) -> None:
+    broken = tiny.model()
+    with torch.no_grad():
+        broken.get_input_embeddings().weight[tiny.WORDS.index("stone")] = float("nan")
+    broken.save_pretrained(tmp_path / "model")
+    tiny.tokenizer().save_pretrained(tmp_path / "model")
+    tiny.fill(store, ["a b c", "a stone b", "d e f"], QUERIES[:1])
+    counts = small(store, tmp_path / "model", kronecker_factors=False)
+    assert counts.outcomes == {"ok": 2, "skipped": 1}
+    assert store.rows("SELECT status, code IS NULL FROM encodings ORDER BY example_id") == [
+        ("ok", False), ("skipped: gradient is not finite", True), ("ok", False)]  # fmt: skip
+
+
+def test_another_recipe_under_the_same_name_is_refused_with_both_values(
+    tmp_path: Path, store: Store, model: Path
+) -> None:
+    tiny.fill(store, tiny.sentences(5), QUERIES)
+    small(store, model)
+    before = store.rows(TABLE)
+    other = tiny.checkpoint(tmp_path / "other", seed=1)
+    with pytest.raises(MismatchError, match=r"model [0-9a-f]{16} there and [0-9a-f]{16} now"):
+        small(store, other)
+    with pytest.raises(MismatchError, match="seed 0 there and 5 now"):
+        small(store, model, seed=5)
+    assert store.rows(TABLE) == before
+    assert small(store, model, seed=5, name="second").examples == 5
+
+
+def test_unusable_models_and_states_are_named(tmp_path: Path, store: Store, model: Path) -> None:
+    with pytest.raises(InputError, match="no examples yet"):
+        small(store, model)
+    tiny.fill(store, tiny.sentences(3), QUERIES)
+    with pytest.raises(InputError, match=r"no config\.json"):
+        small(store, tmp_path)
+    (tmp_path / "config.json").write_text((model / "config.json").read_text())
+    with pytest.raises(InputError, match="no weights"):
+        small(store, tmp_path)
+    with pytest.raises(InputError, match="no such file"):
+        small(store, model, optimizer_state=tmp_path / "none.pt")
+    (tmp_path / "junk.pt").write_bytes(b"junk")
+    with pytest.raises(InputError, match="not a file of tensors"):
+        small(store, model, optimizer_state=tmp_path / "junk.pt")
+    state = torch.load(model / "optimizer.pt", weights_only=True)
+    state["state"][1]["exp_avg_sq"] = state["state"][1]["exp_avg"] = torch.zeros(3, 5)
+    torch.save(state, tmp_path / "misfit.pt")
+    with pytest.raises(
+        InputError, match=r"parameter 1 is \(3, 5\) and model\.layers\.0\.self_attn\.q_proj\.weight is"
+    ):
+        small(store, model, optimizer_state=tmp_path / "misfit.pt")
+    assert store.value("SELECT count(*) FROM encodings") == 0
+    assert store.value("SELECT count(*) FROM encoders") == 0
