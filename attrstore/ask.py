@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from attrstore import scoring
+from attrstore import lexical, scoring
 from attrstore.errors import InputError
 from attrstore.methods import Request
 
@@ -79,5 +79,7 @@ def _rows(store: Store, pairs: pyarrow.Table, top: int) -> list[Row]:
 
 def _retrieved(store: Store, text: str, top: int) -> list[Row]:
     """The strongest by BM25; empty where there is no lexical index."""
-    rows = store.rows("SELECT id, score, text FROM bm25($text) LIMIT $top", {"text": text, "top": top})
-    return [(rank, *row) for rank, row in enumerate(rows, start=1)]
+    if lexical.read_index(store) is None:
+        return []
+    found = lexical.search(store, text, top)
+    return list(found.select("rank", "id", "score", "text").iter_rows())

@@ -41,22 +41,21 @@ def progress_bar() -> Progress:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str | None = None) -> None:
-    """Print rows as an aligned table on stdout; numbers right-aligned, floats to four significant digits."""
+    """Print rows as an aligned table on stdout; numbers right-aligned."""
     from rich import box
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     rows = [list(row) for row in rows]
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for index, column in enumerate(columns):
         numeric = any(isinstance(row[index], int | float) for row in rows)
-        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
+        table.add_column(escape(column), justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         table.add_row(*(cell(value) for value in row))
-    console = Console()
-    if not sys.stdout.isatty():
-        console = Console(width=200)
-    console.print(table)
+    # A pipe has no width; without one rich would fold everything at 80.
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
 
 
 def cell(value: Any) -> str:
@@ -66,7 +65,9 @@ def cell(value: Any) -> str:
     if value is None:
         return "–"
     if isinstance(value, float):
-        return f"{value:.4f}" if 1e-3 <= abs(value) < 1e4 or value == 0 else f"{value:.3g}"
+        if abs(value) >= 1e3:
+            return f"{value:,.0f}"
+        return f"{value:.4f}" if abs(value) >= 1e-3 or value == 0 else f"{value:.3g}"
     return escape(str(value))
 
 

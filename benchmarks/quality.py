@@ -1,0 +1,114 @@
+"""Quality and size on a folder of data, from the files to the table: every row is one ingest or one score.
+
+python benchmarks/quality.py DATA [--workdir DIR]
+
+DATA has corpus.jsonl, queries.jsonl, labels.jsonl and model/ with optimizer.pt. Prints the ablation of
+TrackStar on encodings of 16 x 16 int8, the recommended setting on two codes, BM25, and the bytes an example
+of a store of the corpus alone (text, gradient codes, lexical index) and with everything in it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from attrstore.ingest.corpus import ingest_corpus
+from attrstore.ingest.gradients import ingest_gradients
+from attrstore.ingest.labels import ingest_labels
+from attrstore.ingest.lexical import ingest_lexical
+from attrstore.ingest.queries import ingest_queries
+
+import attrstore
+from attrstore.scoring import score
+
+# Each row of the ablation: name, encoder, method, options.
+ABLATION: tuple[tuple[str, str, str, dict[str, Any]], ...] = (
+    ("gradient dot", "plain", "dot", {}),
+    ("cosine", "plain", "cosine", {}),
+    ("cosine + optimizer", "optimizer", "cosine", {}),
+    ("cosine + R", "plain", "trackstar", {"curvature": "corpus"}),
+    ("TrackStar (optimizer, R mixed)", "optimizer", "trackstar", {}),
+    ("R, no norm (TRAK-like)", "plain", "trak", {}),
+    ("optimizer, norm per block", "optimizer", "trackstar-block", {}),
+)
+ENCODERS: dict[str, dict[str, Any]] = {
+    "plain": {"kronecker_factors": False},
+    "optimizer": {"kronecker_factors": False, "optimizer_state": True},
+    "recommended": {},
+}
+
+
+def encode(store: attrstore.Store, data: Path, name: str, **options: Any) -> None:
+    """Run one gradient ingest, with the optimizer's state where asked."""
+    if options.pop("optimizer_state", False):
+        options["optimizer_state"] = data / "model" / "optimizer.pt"
+    ingest_gradients(store, model=data / "model", name=name, **options)
+
+
+def corpus_alone(data: Path, path: Path, **options: Any) -> float:
+    """Bytes of the file an example, with text, lexical index and codes, before any query is there."""
+    with attrstore.open(path, create=True) as store:
+        ingest_corpus(store, [data / "corpus.jsonl"])
+        ingest_lexical(store)
+        encode(store, data, "recommended", **options)
+        examples: int = store.value("SELECT count(*) FROM examples")
+    return path.stat().st_size / examples
+
+
+def with_queries(data: Path, path: Path, **options: Any) -> float:
+    """Go on with queries, labels and both scorings; bytes of the whole file an example."""
+    with attrstore.open(path, writable=True) as store:
+        ingest_queries(store, [data / "queries.jsonl"])
+        ingest_labels(store, [data / "labels.jsonl"])
+        encode(store, data, "recommended", **options)
+        score(store, "trackstar-block")
+        score(store, "trackstar")
+        score(store, "bm25")
+        examples: int = store.value("SELECT count(*) FROM examples")
+    return path.stat().st_size / examples
+
+
+def print_report(path: Path, title: str) -> None:
+    """Print MRR and hit@10 of every scoring, in the order in which they were made."""
+    print(f"\n{title}")
+    with attrstore.open(path) as store:
+        for name, mrr, hit in store.rows(
+            "SELECT r.name, r.mrr, r.hit_at_10 FROM method_report r JOIN scorings s ON s.name = r.name ORDER BY created"
+        ):
+            print(f"  {name:34} MRR {mrr:.3f}   hit@10 {hit:.3f}")
+
+
+def main() -> None:
+    """Make the stores and print the tables."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--workdir", type=Path)
+    arguments = parser.parse_args()
+    data: Path = arguments.data
+    with tempfile.TemporaryDirectory(dir=arguments.workdir) as folder:
+        for code, dim in (("int8", 16), ("1bit", 22)):
+            path = Path(folder) / f"{code}.duckdb"
+            options = {"code": code, "projection_dim": dim}
+            alone = corpus_alone(data, path, **options)
+            everything = with_queries(data, path, **options)
+            print_report(path, f"recommended, --projection-dim {dim} --code {code}")
+            print(f"  bytes an example: corpus alone {alone:,.0f}, with queries and three scorings {everything:,.0f}",
+                  flush=True)  # fmt: skip
+        path = Path(folder) / "ablation.duckdb"
+        with attrstore.open(path, create=True) as store:
+            ingest_corpus(store, [data / "corpus.jsonl"])
+            ingest_queries(store, [data / "queries.jsonl"])
+            ingest_labels(store, [data / "labels.jsonl"])
+            for name in ("plain", "optimizer"):
+                encode(store, data, name, **ENCODERS[name])
+            for name, encoder, method, method_options in ABLATION:
+                score(store, method, name=name, encoder=encoder, **method_options)
+        print_report(path, "ablation, --projection-dim 16 --code int8 --no-kronecker")
+
+
+if __name__ == "__main__":
+    main()
