@@ -92,7 +92,7 @@ def next_commands(store: Path, case: Disagreement) -> list[str]:
 
 def _print_case(case: Disagreement) -> None:
     click.echo(
-        "Where the two disagree most, of the prompts for which both put a statement in their first five:\n"
+        "The prompt on which the two disagree most, of those where influence ranks a statement first:\n"
     )
     rows: list[list[object]] = []
     for index in range(max(len(case.influence), len(case.retrieval))):

@@ -27,7 +27,7 @@ THREADS = 1  # for batches this small more gain little, stall on a busy machine,
 class Recipe:
     """Everything that changes the trained model, beside the corpus and the seed."""
 
-    steps: int = 1000
+    steps: int = 1200
     batch: int = 64  # sentences a step
     dim: int = 128
     layers: int = 4
