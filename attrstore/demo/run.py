@@ -55,7 +55,9 @@ def run(
     """
     began = time.perf_counter()
     _make_room(folder, force)
-    with _no_bars():
+    from attrstore.demo.train import one_thread
+
+    with _no_bars(), one_thread():
         _write_world(folder, seed, say)
         trained = _train(folder, seed, recipe, say)
         with attrstore.open(folder / STORE, create=True) as store:
@@ -90,7 +92,7 @@ def _write_world(folder: Path, seed: int, say: Callable[[str], None]) -> None:
     stating = sum(fact.frequency for fact in world.facts)
     say(
         f"1/4 World {seed}: {len(world.facts)} facts, {len(world.sentences):,} sentences; "
-        f"{stating} of them state a fact, the others only share its names or none."
+        f"{stating:,} of them state a fact, the others only share its names or none."
     )
 
 

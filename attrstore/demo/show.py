@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from attrstore.store import Store
 
 DEPTH = 8  # proponents shown of each side
-WIDTH = 42  # of a sentence; two of them fit beside each other in 100 columns
+WIDTH = 40  # of a sentence; two of them fit beside each other in 100 columns
 STATES = "✓"
 
 

@@ -6,6 +6,7 @@ import json
 import math
 import random
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 END_OF_TEXT = "<|endoftext|>"
 CONTEXT = 64  # tokens; the longest sentence has about 40
 IGNORED = -100  # the label that the loss leaves out
-THREADS = 1  # for batches this small more gain little, stall on a busy machine, and change the sums' order
 
 
 @dataclass(frozen=True)
@@ -66,27 +66,37 @@ def train(
     texts = [row["text"] for row in _rows(corpus)]
     prompts = [(row["prompt"], row["target"]) for row in _rows(queries)]
     tokenizer = make_tokenizer(texts, recipe.vocabulary)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(THREADS)
-    try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            model = make_model(len(tokenizer), recipe)
-            optimizer = torch.optim.AdamW(
-                model.parameters(),
-                lr=recipe.learning_rate,
-                betas=(0.9, 0.98),
-                weight_decay=recipe.weight_decay,
-            )
-            encoded = [tokenizer(text)["input_ids"] for text in texts]
-            asked = [(tokenizer(p)["input_ids"], tokenizer(t)["input_ids"]) for p, t in prompts]
-            last = _fit(model, optimizer, encoded, asked, recipe, seed, report)
-    finally:
-        torch.set_num_threads(threads)
+    with one_thread(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = make_model(len(tokenizer), recipe)
+        optimizer = torch.optim.AdamW(
+            model.parameters(),
+            lr=recipe.learning_rate,
+            betas=(0.9, 0.98),
+            weight_decay=recipe.weight_decay,
+        )
+        encoded = [tokenizer(text)["input_ids"] for text in texts]
+        asked = [(tokenizer(p)["input_ids"], tokenizer(t)["input_ids"]) for p, t in prompts]
+        last = _fit(model, optimizer, encoded, asked, recipe, seed, report)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     torch.save(optimizer.state_dict(), folder / "optimizer.pt")
     return last
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute on one thread inside the block.
+
+    For a model this small more threads gain little, stall on a busy machine, and change the order of sums,
+    so that the same seed would give another model on another number of cores.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def make_tokenizer(texts: Sequence[str], vocabulary: int) -> PreTrainedTokenizerFast:
