@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 .PHONY: demo test check format bench
 
 demo: $(VENV)/.installed
-	$(BIN)/attrstore demo demo
+	$(BIN)/attrstore demo demo --force
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest

@@ -7,9 +7,9 @@ FROM method_report
 ORDER BY list_position($methods, name);
 
 -- name: disagreement
--- The query for which the two rankings have least in common, of those that state a fact three times or more, that
--- the model answers with a probability above one half, for which influence ranks a statement first and retrieval
--- has one in its first five.
+-- The query for which the two rankings have least in common; first those whose fact is stated three times or more,
+-- that the model answers with a probability above one half, for which influence ranks a statement first and
+-- retrieval has one in its first five.
 SELECT agreement.query, queries.prompt, queries.target, (queries.metadata ->> 'frequency')::INTEGER AS frequency
 FROM agreement
 JOIN queries ON queries.external_id = agreement.query
@@ -18,10 +18,12 @@ JOIN query_report AS one ON one.query = agreement.query AND one.name = agreement
 JOIN query_report AS other ON other.query = agreement.query AND other.name = agreement.other_scoring
 WHERE
     agreement.scoring = $influence AND agreement.other_scoring = $retrieval
-    AND (queries.metadata ->> 'frequency')::INTEGER >= 3
-    AND query_encodings.loss < ln(2)
-    AND one.reciprocal_rank = 1 AND other.reciprocal_rank >= 0.2
-ORDER BY agreement.overlap_at_10, agreement.rank_correlation NULLS LAST, agreement.query
+ORDER BY
+    (
+        (queries.metadata ->> 'frequency')::INTEGER >= 3 AND query_encodings.loss < ln(2)
+        AND one.reciprocal_rank = 1 AND other.reciprocal_rank >= 0.2
+    ) DESC,
+    agreement.overlap_at_10, agreement.rank_correlation NULLS LAST, agreement.query
 LIMIT 1;
 
 -- name: proponents

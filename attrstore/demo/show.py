@@ -66,7 +66,7 @@ def disagreement(store: Store) -> Disagreement:
     """The query on which influence and retrieval agree least."""
     row = store.named("demo", "disagreement", {"influence": INFLUENCE, "retrieval": RETRIEVAL}).fetchone()
     if row is None:
-        raise AttrstoreError(f"{store.path}: the model learned no fact that is stated three times or more.")
+        raise AttrstoreError(f"{store.path}: no query was ranked by both {INFLUENCE} and {RETRIEVAL}.")
     sides = [
         [
             Proponent(*found)
@@ -91,9 +91,7 @@ def next_commands(store: Path, case: Disagreement) -> list[str]:
 
 
 def _print_case(case: Disagreement) -> None:
-    click.echo(
-        "The prompt on which the two disagree most, of those where influence ranks a statement first:\n"
-    )
+    click.echo("One prompt on which the two disagree:\n")
     rows: list[list[object]] = []
     for index in range(max(len(case.influence), len(case.retrieval))):
         rows.append([index + 1])

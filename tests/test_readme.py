@@ -1,0 +1,65 @@
+"""Every command and every line of Python in the README runs, in order, on a tiny model."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from attrstore.cli import main
+from attrstore.methods import METHODS
+from tests import tiny
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def test_every_command_and_the_python_example_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    tiny.checkpoint(tmp_path / "model")
+    rows = {
+        "corpus": [{"id": f"e-{i}", "text": text} for i, text in enumerate(tiny.sentences(20))],
+        "queries": [
+            {"id": "q-0", "prompt": "a b c", "target": " d"},
+            {"id": "q-1", "prompt": "e", "target": " f"},
+        ],
+        "labels": [{"query_id": "q-0", "example_id": "e-3", "label": 1}],
+    }
+    for name, records in rows.items():
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, records)), encoding="utf-8")
+    commands = [line for block in blocks("sh") for line in block.strip().splitlines()]
+    assert len(commands) >= 15
+    for command in commands:
+        program, *arguments = shlex.split(command)
+        assert program == "attrstore"
+        result = CliRunner().invoke(main, arguments)
+        assert result.exit_code == 0, (command, result.output)
+    for block in blocks("python"):
+        exec(compile(block, "README.md", "exec"), {})
+
+
+def test_make_targets_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for target in re.findall(r"^make (\w+)$", README, flags=re.MULTILINE):
+        assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), target
+
+
+def test_every_method_is_in_the_table() -> None:
+    assert set(re.findall(r"^\| `([a-z0-9-]+)` \|", README, flags=re.MULTILINE)) >= set(METHODS)
+
+
+def test_every_command_has_an_example_in_its_help() -> None:
+    from attrstore.cli import COMMANDS
+    from attrstore.cli.ingest import SUBCOMMANDS
+
+    for arguments in [[name] for name in COMMANDS] + [["ingest", name] for name in SUBCOMMANDS]:
+        output = CliRunner().invoke(main, [*arguments, "--help"]).output
+        assert re.search(rf"Examples?: attrstore {' '.join(arguments)} ", output), arguments
