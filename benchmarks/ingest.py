@@ -4,15 +4,18 @@ python benchmarks/ingest.py DATA [--rounds 3] [--dtype float32] [--bergson "COMM
 
 DATA is a folder with corpus.jsonl, queries.jsonl, labels.jsonl and model/ (with optimizer.pt). The plain
 pass is the model's own forward with a summed cross-entropy and a backward to the embeddings, weights frozen.
-COMMAND is a shell command that runs a peer's whole recipe; it is timed in the same rounds.
+COMMAND is a shell command that runs a peer's whole recipe in the same rounds, such as
+"PEER_PYTHON benchmarks/bergson_trackstar.py DATA --workdir DIR".
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -66,6 +69,22 @@ def whole(data: Path, store: Path, options: dict[str, Any]) -> dict[str, float]:
     return seconds
 
 
+def imports() -> float:
+    """Seconds of starting Python with everything that an ingest imports, which the peer's time has too."""
+    start = time.perf_counter()
+    program = "import torch, attrstore.ingest.gradients; from transformers import AutoModelForCausalLM"
+    subprocess.run([sys.executable, "-c", program], check=True)
+    return time.perf_counter() - start
+
+
+def peer(command: str) -> float:
+    """Seconds of the peer's whole recipe: what it prints as `total SECONDS`, or else the command's wall time."""
+    start = time.perf_counter()
+    output = subprocess.run(command, shell=True, check=True, capture_output=True, text=True).stdout
+    printed = re.search(r"^total\s+([\d.]+)", output, flags=re.MULTILINE)
+    return float(printed[1]) if printed else time.perf_counter() - start
+
+
 def main() -> None:
     """Run the rounds and print one table."""
     parser = argparse.ArgumentParser(
@@ -105,9 +124,8 @@ def main() -> None:
             measured = {"plain forward and backward": plain(loaded.model, batches)}
             measured |= whole(arguments.data, Path(folder) / "bench.duckdb", options)
             if arguments.bergson:
-                start = time.perf_counter()
-                subprocess.run(arguments.bergson, shell=True, check=True, capture_output=True, cwd=folder)
-                measured["bergson, whole recipe"] = time.perf_counter() - start
+                measured["start"] = imports()
+                measured["bergson, whole recipe"] = peer(arguments.bergson)
         for name, value in measured.items():
             times.setdefault(name, []).append(value)
         print(
@@ -128,10 +146,8 @@ def report(times: dict[str, list[float]]) -> None:
     print(f"gradients / plain                median {statistics.median(ratios):7.2f}     "
           f"({min(ratios):.2f} to {max(ratios):.2f})")  # fmt: skip
     if "bergson, whole recipe" in times:
-        own = [
-            sum(v)
-            for v in zip(*(times[k] for k in ("files", "gradients", "curvature and scores")), strict=True)
-        ]
+        steps = ("start", "files", "gradients", "curvature and scores")
+        own = [sum(values) for values in zip(*(times[step] for step in steps), strict=True)]
         shares = [o / b for o, b in zip(own, times["bergson, whole recipe"], strict=True)]
         print(f"attrstore / bergson              median {statistics.median(shares):7.2f}     "
               f"({min(shares):.2f} to {max(shares):.2f})")  # fmt: skip
