@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 import platform
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import attrstore
+from attrstore.errors import AttrstoreError, Interrupted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -52,7 +53,8 @@ def recorded(store: Store, job: str, **parameters: Any) -> Iterator[Run]:
         raise
     except Exception as error:
         run.message = str(error)
-        _finish(store, run, "failed")
+        with suppress(AttrstoreError):  # where the disk is full, the job's own error is the one to show
+            _finish(store, run, "interrupted" if isinstance(error, Interrupted) else "failed")
         raise
     _finish(store, run, "finished")
 

@@ -201,23 +201,28 @@ def translated_errors(path: Path) -> Iterator[None]:
         yield
     except AttrstoreError:
         raise
-    except (duckdb.ParserException, duckdb.BinderException, duckdb.CatalogException) as error:
-        raise InputError(str(error)) from error
-    except (duckdb.IOException, duckdb.FatalException, OSError) as error:
-        if re.search(r"no space|disk full|could not write|failed to write", str(error), re.IGNORECASE):
-            raise StoreError(
-                f"{path}: no space left on the disk. Every committed row is safe: free some space and run "
-                f"the same command again. ({_first(error)})"
-            ) from error
-        raise StoreError(f"{path}: {_first(error)}") from error
-    except duckdb.InterruptException as error:
-        raise KeyboardInterrupt from error
     except RuntimeError as error:
         if str(error) == "Query interrupted":  # what the client raises when Ctrl-C comes inside a query
             raise KeyboardInterrupt from error
         raise
-    except duckdb.Error as error:
-        raise AttrstoreError(str(error)) from error
+    except duckdb.InterruptException as error:
+        raise KeyboardInterrupt from error
+    except (duckdb.Error, OSError) as error:
+        raise _translated(path, error) from error
+
+
+def _translated(path: Path, error: duckdb.Error | OSError) -> AttrstoreError:
+    # A full disk shows as one of several types, depending on what was being written.
+    if re.search(r"no space left|disk full|file too large", str(error), re.IGNORECASE):
+        return StoreError(
+            f"{path}: no space left on the disk. Every committed row is safe: free some space and run the same "
+            f"command again. ({_first(error)})"
+        )
+    if isinstance(error, duckdb.ParserException | duckdb.BinderException | duckdb.CatalogException):
+        return InputError(str(error))
+    if isinstance(error, duckdb.IOException | duckdb.FatalException | OSError):
+        return StoreError(f"{path}: {_first(error)}")
+    return AttrstoreError(str(error))
 
 
 def _cannot_open(path: Path, error: duckdb.IOException) -> StoreError:

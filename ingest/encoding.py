@@ -51,6 +51,7 @@ class Counts:
     queries: int = 0
     examples: int = 0
     outcomes: dict[str, int] = field(default_factory=dict)  # of all examples of the encoder: ok, skipped, ...
+    query_outcomes: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass
@@ -73,8 +74,8 @@ class EncodingJob:
         with _ctrl_c() as stopped:
             counts.queries = self._queries(stopped)
             counts.examples = self._examples(stopped)
-        rows = self.store.named("encodings", "statuses", {"encoder": self.encoder.encoder_id}).fetchall()
-        counts.outcomes = dict(rows)
+        counts.outcomes = dict(self.store.named("encodings", "statuses", self._key).fetchall())
+        counts.query_outcomes = dict(self.store.named("encodings", "query_statuses", self._key).fetchall())
         return counts
 
     def _queries(self, stopped: list[bool]) -> int:

@@ -36,6 +36,12 @@ FROM encodings
 WHERE encoder_id = $encoder
 GROUP BY outcome
 
+-- name: query_statuses
+SELECT split_part(status, ':', 1) AS outcome, count(*) AS n
+FROM query_encodings
+WHERE encoder_id = $encoder
+GROUP BY outcome
+
 -- name: insert_projections
 INSERT INTO projections SELECT $encoder, module, part, n_rows, scale, matrix FROM fitted
 

@@ -115,7 +115,8 @@ def test_statuses_say_what_was_not_encoded_whole(tmp_path: Path, model: Path) ->
     for long, statuses in expected.items():
         with attrstore.open(tmp_path / f"{long}.duckdb", create=True) as store:
             tiny.fill(store, texts, [("a b", " c"), ("a b", ""), ("a b", "c " * 40)])
-            small(store, model, long=long)
+            counts = small(store, model, long=long)
+            assert counts.query_outcomes == {"ok": 1, "skipped": 2}
             rows = store.rows(TABLE)
             assert [row[-1] for row in rows] == statuses
             assert [row[1] is None for row in rows] == [s.startswith("skipped") for s in statuses]
@@ -177,3 +178,28 @@ def test_unusable_models_and_states_are_named(tmp_path: Path, store: Store, mode
         small(store, model, optimizer_state=tmp_path / "misfit.pt")
     assert store.value("SELECT count(*) FROM encodings") == 0
     assert store.value("SELECT count(*) FROM encoders") == 0
+
+
+def test_a_full_disk_stops_the_job_and_keeps_what_was_committed(tmp_path: Path, model: Path) -> None:
+    path = tmp_path / "full.duckdb"
+    with attrstore.open(path, create=True) as store:
+        tiny.fill(store, tiny.sentences(3000, longest=30), QUERIES)
+    # A limit on the size of a file stands for the disk: the write fails in the same place.
+    script = (
+        "import resource, signal, sys, attrstore\n"
+        f"attrstore.__path__.append({str(Path(__file__).parents[1])!r})\n"
+        "from attrstore.cli import main\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, (1_500_000, 1_500_000))\n"
+        f"main(['ingest', 'gradients', {str(path)!r}, '--model', {str(model)!r}, '--code', 'fp16',"
+        " '--batch-tokens', '2000'])\n"
+    )
+    job = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert job.returncode == 1, job.stderr
+    assert "no space left on the disk" in job.stderr
+    assert "run the same command again" in job.stderr
+    with attrstore.open(path, writable=True) as store:
+        kept = store.value("SELECT count(*) FROM encodings")
+        assert 0 < kept < 3000
+        counts = ingest_gradients(store, model=model, code="fp16", batch_tokens=2000)
+        assert counts.examples == 3000 - kept

@@ -118,7 +118,11 @@ def representations_command(store: Path, **options: Any) -> None:
 
 def _report(counts: Counts, next_command: str) -> None:
     click.echo(f"{counts.encoder}: {counts.examples:,} examples and {counts.queries:,} queries encoded.")
-    for outcome, n in sorted(counts.outcomes.items()):
-        if outcome != "ok":
-            click.echo(f"  {outcome}: {n:,} examples (see encodings.status)")
+    for noun, table, outcomes in (
+        ("examples", "encodings", counts.outcomes),
+        ("queries", "query_encodings", counts.query_outcomes),
+    ):
+        for outcome, n in sorted(outcomes.items()):
+            if outcome != "ok":
+                click.echo(f"  {outcome}: {n:,} {noun}, see {table}.status")
     click.echo(f"Next: {next_command}")
