@@ -5,9 +5,7 @@ The work list is a join, so a killed job goes on where it was, and appended exam
 
 from __future__ import annotations
 
-import signal
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
@@ -20,6 +18,7 @@ from attrstore import codes, encoders
 from attrstore.errors import Interrupted, MismatchError
 
 from . import sequences
+from .stopping import ctrl_c
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -71,7 +70,7 @@ class EncodingJob:
         """Do all pending work; raises `Interrupted` after the open batch when the user presses Ctrl-C."""
         counts = Counts(self.encoder.name)
         self.store.execute("SET checkpoint_threshold = $size", {"size": CHECKPOINT_AT})
-        with _ctrl_c() as stopped:
+        with ctrl_c() as stopped:
             counts.queries = self._queries(stopped)
             counts.examples = self._examples(stopped)
         counts.outcomes = dict(self.store.named("encodings", "statuses", self._key).fetchall())
@@ -218,23 +217,3 @@ def refuse_other_recipe(store: Store, encoder: Encoder) -> None:
             f"{store.path}: the encoder {encoder.name} was made with another recipe: {differences}. "
             "Use the same, or make a second encoder with --name."
         )
-
-
-@contextmanager
-def _ctrl_c() -> Iterator[list[bool]]:
-    """Turn the first Ctrl-C into a flag that is looked at between batches; a second one stops at once."""
-    stopped = [False]
-
-    def note(number: int, frame: Any) -> None:
-        stopped[0] = True
-        signal.signal(signal.SIGINT, previous)
-
-    try:
-        previous = signal.signal(signal.SIGINT, note)
-    except ValueError:  # not the main thread: signals go elsewhere
-        yield stopped
-        return
-    try:
-        yield stopped
-    finally:
-        signal.signal(signal.SIGINT, previous)
