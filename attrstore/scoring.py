@@ -68,7 +68,7 @@ def score(
             ranking = chosen.rank(store, Request(top_k, options, progress))
         spec = {**ranking.spec, "top_k": top_k, "where": where}
         scoring = Scoring(name, uuid.uuid4().hex[:12], ranking.n_examples, len(ranking.pairs), spec)
-        _write(store, chosen, scoring, ranking)
+        write_scoring(store, scoring, ranking, family=chosen.family, method=chosen.name)
         run.rows = scoring.n_scores
     return scoring
 
@@ -104,7 +104,8 @@ def selected(store: Store, where: str | None) -> Iterator[None]:
         yield
 
 
-def _write(store: Store, method: Method, scoring: Scoring, ranking: Ranking) -> None:
+def write_scoring(store: Store, scoring: Scoring, ranking: Ranking, *, family: str, method: str) -> None:
+    """Write a scoring and its scores in one transaction, in the place of any of that name."""
     with store.transaction(), store.registered(ranked=ranking.pairs):
         store.named("scoring", "drop_scores", {"name": scoring.name})
         store.named("scoring", "drop_scoring", {"name": scoring.name})
@@ -114,8 +115,8 @@ def _write(store: Store, method: Method, scoring: Scoring, ranking: Ranking) -> 
             {
                 "id": scoring.scoring_id,
                 "name": scoring.name,
-                "family": method.family,
-                "method": method.name,
+                "family": family,
+                "method": method,
                 "spec": json.dumps(scoring.spec),
                 "encoder": ranking.encoder_id,
                 "n_examples": scoring.n_examples,

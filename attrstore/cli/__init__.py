@@ -18,6 +18,7 @@ COMMANDS = {
     "info": "store",
     "check": "store",
     "ingest": "ingest",
+    "import": "imports",
     "score": "score",
     "ask": "score",
     "report": "read",
