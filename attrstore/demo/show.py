@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shlex
+import shutil
+import sys
 import textwrap
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,11 +84,12 @@ def disagreement(store: Store) -> Disagreement:
 def next_commands(store: Path, case: Disagreement) -> list[str]:
     """Commands that go on from here, ready to paste."""
     path = shlex.quote(str(store))
+    program = "attrstore" if shutil.which("attrstore") else sys.argv[0]  # an environment that is not activated
     query = f"FROM comparison WHERE query = '{case.query}' ORDER BY influence_rank LIMIT 20"
     return [
-        f"attrstore report {path} --by frequency",
-        f'attrstore sql {path} "{query}"',
-        f'attrstore ask {path} "{case.prompt}" "{case.target}"',
+        f"{program} report {path} --by frequency",
+        f'{program} sql {path} "{query}"',
+        f'{program} ask {path} "{case.prompt}" "{case.target}"',
     ]
 
 
