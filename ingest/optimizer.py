@@ -64,6 +64,46 @@ def second_moments(
     return moments
 
 
+def parameter_moments(file: str | Path, model: Any) -> dict[str, Full]:
+    """Return the second moment of every parameter that was trained, in the parameter's own shape, by its name.
+
+    Raises:
+        InputError: as `second_moments`, or an entry has another shape than its parameter.
+    """
+    state = _match(_read(Path(file)), model, Path(file))
+    moments = {}
+    for name, parameter in model.named_parameters():
+        if state.get(name):
+            moments[name] = Full(_whole(state[name], name, Path(file)))
+            if moments[name].values.shape != parameter.shape:
+                raise InputError(
+                    f"--optimizer-state {file}: the second moment of {name} is "
+                    f"{tuple(moments[name].values.shape)} and the parameter {tuple(parameter.shape)}."
+                )
+    if not moments:
+        raise InputError(f"--optimizer-state {file}: nothing for any parameter of the model.")
+    return moments
+
+
+def _whole(entry: dict[str, Any], name: str, file: Path) -> Tensor:
+    where = f"--optimizer-state {file}: the second moment of {name}"
+    # what AdamW, and the two Adafactors for anything but a matrix, call it
+    values: Tensor | None = next(
+        (entry[key].float() for key in ("exp_avg_sq", "variance") if entry.get(key) is not None), None
+    )
+    for row, column in _FACTOR_NAMES:
+        if values is None and row in entry and column in entry:
+            rows = entry[row].float().flatten()
+            values = torch.outer(rows, entry[column].float().flatten()) / rows.mean()
+    if values is None:
+        raise InputError(
+            f"{where} is missing (it has {', '.join(entry)}); AdamW's and Adafactor's states are read."
+        )
+    if not torch.isfinite(values).all():
+        raise InputError(f"{where} is not finite.")
+    return values
+
+
 def _read(file: Path) -> dict[str, Any]:
     if not file.is_file():
         raise InputError(f"--optimizer-state {file}: no such file.")

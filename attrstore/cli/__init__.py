@@ -21,6 +21,7 @@ COMMANDS = {
     "import": "imports",
     "score": "score",
     "ask": "score",
+    "tail-patch": "tail_patch",
     "report": "read",
     "sql": "read",
     "export": "read",

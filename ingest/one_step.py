@@ -1,0 +1,116 @@
+"""One optimizer step from a checkpoint on one example, taken in a copy of the model."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from attrstore.errors import InputError
+
+from .backward import Backward
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from .optimizer import Full
+    from .sequences import Batch, Item
+
+
+class _Stepped(NamedTuple):
+    """A parameter that the step moves."""
+
+    base: Tensor
+    moved: Tensor  # the same parameter of the copy
+    scale: Tensor | None  # what its gradient is multiplied by, elementwise
+
+
+class OneStep:
+    """Takes steps, each from the checkpoint itself.
+
+    The model's own weights are only read: a step writes base - learning_rate * direction into the copy's, over
+    whatever the last step left there. So there is nothing to restore, and nothing that a crash could leave
+    half restored.
+
+    Args:
+        model: frozen, in evaluation mode.
+        learning_rate: times the direction: the gradient, or the gradient over sqrt(second moment) + epsilon.
+        moments: second moments by parameter name; parameters without one were not trained and stay. None: a
+            plain gradient step on all parameters.
+    """
+
+    def __init__(self, model: Any, learning_rate: float, moments: Mapping[str, Full] | None) -> None:
+        self.model = model
+        self.learning_rate = learning_rate
+        self.device = next(model.parameters()).device
+        self.split = Backward(model).split
+        self.copy = copy.deepcopy(model)
+        moved = dict(self.copy.named_parameters())
+        self.parameters = []
+        for name, base in model.named_parameters():
+            if moments is not None and name not in moments:
+                moved[name].data = base.data  # it stays; no second copy of it is needed
+                continue
+            scale = None
+            if moments is not None:
+                moment = moments[name]
+                scale = moment.values.to(self.device).sqrt().add_(moment.epsilon).reciprocal_()
+                scale = scale.to(base.dtype)
+            self.parameters.append(_Stepped(base, moved[name], scale))
+        if not self.parameters:
+            raise InputError(f"{type(model).__name__}: no parameter would move.")
+
+    def __call__(self, example: Item) -> bool:
+        """Step on the example's mean token loss; say whether every gradient was finite."""
+        bases = [parameter.base for parameter in self.parameters]
+        for base in bases:
+            base.requires_grad_(True)
+        try:
+            with torch.enable_grad():
+                gradients = torch.autograd.grad(self._mean_loss(example), bases, allow_unused=True)
+        finally:
+            for base in bases:
+                base.requires_grad_(False)
+        finite = torch.stack([gradient.isfinite().all() for gradient in gradients if gradient is not None])
+        if not bool(finite.all()):
+            return False
+        with torch.no_grad():
+            for (base, moved, scale), gradient in zip(self.parameters, gradients, strict=True):
+                if gradient is None:
+                    moved.copy_(base)
+                elif scale is None:
+                    torch.add(base, gradient, alpha=-self.learning_rate, out=moved)
+                else:
+                    torch.addcmul(base, gradient, scale, value=-self.learning_rate, out=moved)
+        return True
+
+    def _mean_loss(self, example: Item) -> Tensor:
+        total = torch.zeros((), device=self.device)
+        for window in example.windows:
+            tokens = torch.tensor([window], device=self.device)
+            logits = self.model(input_ids=tokens, use_cache=False).logits[0, :-1].float()
+            wanted = tokens[0, 1:]
+            total = total + functional.cross_entropy(logits, wanted, reduction="sum")
+        return total / example.n_targets
+
+    @torch.no_grad()
+    def logprobs(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return the targets' summed log-probabilities before and after the step: float64 [items], on the CPU."""
+        return self._logprobs(self.model, batch), self._logprobs(self.copy, batch)
+
+    def _logprobs(self, model: Any, batch: Batch) -> Tensor:
+        tokens, targets = batch.tokens.to(self.device), batch.targets.to(self.device)
+        windows, positions = (targets[:, 1:] != -100).nonzero(as_tuple=True)
+        if self.split:
+            hidden = model.base_model(input_ids=tokens, use_cache=False).last_hidden_state
+            logits = model.get_output_embeddings()(hidden[windows, positions])  # [targets, vocabulary]
+        else:
+            logits = model(input_ids=tokens, use_cache=False).logits[windows, positions]
+        # The change is a thousandth of the value: normalised and summed in float64, on the CPU, which always has it.
+        wanted = targets[windows, positions + 1].cpu()
+        chosen = logits.cpu().double().log_softmax(dim=1).gather(1, wanted.unsqueeze(1)).squeeze(1)
+        sums = torch.zeros(len(tokens), dtype=torch.float64).index_add_(0, windows.cpu(), chosen)
+        return torch.zeros(len(batch.items), dtype=torch.float64).index_add_(0, batch.owner, sums)
