@@ -88,7 +88,7 @@ def split_norms(vectors: Tensor, blocks: Sequence[Block]) -> tuple[Tensor, Tenso
         part = vectors[:, where].unflatten(1, (-1, length))
         norm = torch.linalg.vector_norm(part, dim=2)
         norms[:, which] = norm
-        scale = length**0.5 / norm.clamp(min=torch.finfo(norm.dtype).tiny)
+        scale = length**0.5 / norm.clamp(min=1e-36)  # finite: infinity times a zero would be NaN
         directions[:, where] = (part * scale.unsqueeze(2)).flatten(1)
     return directions, norms
 

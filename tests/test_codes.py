@@ -95,3 +95,17 @@ def test_second_moment_equals_numpy() -> None:
     for block, matrix in zip(BLOCKS, moment.matrices(), strict=True):
         part = x[:, block.offset : block.offset + block.length].double().numpy()
         assert np.allclose(matrix.numpy(), part.T @ part / 40, rtol=1e-4, atol=1e-5 * np.abs(part).max() ** 2)
+
+
+@pytest.mark.parametrize("name", list(codes.CODES))
+def test_a_block_of_zeros_stays_zeros(name: str) -> None:
+    """Such as the queries' and keys' gradients of a text of two tokens."""
+    blocks = make_blocks([("a", 16), ("b", 256)])
+    vectors = torch.randn(3, 272, generator=torch.Generator().manual_seed(0))
+    vectors[0, :16] = 0
+    vectors[1, 16:] = 0
+    code = codes.CODES[name]
+    directions, norms = codes.decode(*codes.encode(vectors, blocks, code), blocks, code)
+    assert directions.isfinite().all()
+    assert norms[0, 0] == 0
+    assert norms[1, 1] == 0

@@ -48,7 +48,7 @@ def vectors(store: Store) -> tuple[np.ndarray, np.ndarray, Any]:
         norms = (np.frombuffer(scales, np.uint16).astype(np.uint32) << 16).view(np.float32).astype(float)
         for block, norm in zip(encoder.blocks, norms, strict=True):
             part = direction[block.offset : block.offset + block.length]
-            part *= norm / np.linalg.norm(part)
+            part *= norm / max(float(np.linalg.norm(part)), 1e-30)  # zero where there is no gradient
         z.append(direction)
     return q, np.stack(z), encoder.blocks
 
