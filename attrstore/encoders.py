@@ -21,6 +21,7 @@ class Block(NamedTuple):
     name: str
     offset: int
     length: int
+    rows: int | None = None  # of the matrix that it is, row by row; known where it is not square
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,18 @@ class Encoder:
     def dimensions(self) -> int:
         """Length of the whole vector."""
         return sum(block.length for block in self.blocks)
+
+    def shape(self, block: Block) -> tuple[int, int]:
+        """Return the rows and columns of a block as a matrix; raises `InputError` where it is none."""
+        k = int(self.spec.get("projection_dim", 0))
+        rows = block.rows or (k if block.length == k * k else 0)
+        if not rows:
+            raise InputError(
+                f"{self.name}: the block {block.name} of {block.length} numbers is not a {k} x {k} matrix, and "
+                "its shape was not recorded, so it has no Kronecker factors. Use the method influence or "
+                "datainf, or ingest gradients again into a new store."
+            )
+        return rows, block.length // rows
 
     @property
     def code(self) -> str:

@@ -53,6 +53,7 @@ def _methods() -> str:
 @click.option(
     "--damping", type=float, help="Added to R's eigenvalues, in units of their mean.  [default: 0.1]"
 )
+@click.option("--iterations", type=int, help="Of cg and lissa.  [default: 20 and 100]")
 @click.option("--device", help="auto, cpu or cuda.")
 @click.option(
     "--engine", type=click.Choice(["sql", "rank-bm25"]), help="Of bm25; rank-bm25 is for small corpora."

@@ -3,8 +3,11 @@
 from attrstore.methods.base import Method, Ranking, Request
 from attrstore.methods.bm25 import METHOD as BM25
 from attrstore.methods.gradient import GRADIENT_METHODS
+from attrstore.methods.inverse import INVERSE_METHODS
 from attrstore.methods.representation import REPSIM
 
-METHODS: dict[str, Method] = {method.name: method for method in (*GRADIENT_METHODS, REPSIM, BM25)}
+METHODS: dict[str, Method] = {
+    method.name: method for method in (*GRADIENT_METHODS, *INVERSE_METHODS, REPSIM, BM25)
+}
 
 __all__ = ["METHODS", "Method", "Ranking", "Request"]

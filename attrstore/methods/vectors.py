@@ -6,6 +6,9 @@ A is the identity or R^{-1/2} of a curvature R, divided by the norms that the me
     none    no norm
     vector  the norms of A phi(q) and A phi(z)
     block   in each block its own two norms, averaged over the blocks
+
+With a solver (`attrstore.solvers`) the map is on the query's side only: the score is that of H^{-1} phi(q) and
+phi(z), with the norms of these two.
 """
 
 from __future__ import annotations
@@ -17,13 +20,15 @@ from attrstore.errors import InputError
 from attrstore.methods.base import Ranking
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    import pyarrow
     import torch
     from torch import Tensor
 
     from attrstore.encoders import Encoder
     from attrstore.methods.base import Request
+    from attrstore.scan import Chunk
     from attrstore.store import Store
 
 CURVATURES = ("none", "corpus", "mixed")
@@ -40,13 +45,15 @@ class Recipe:
     norm: str  # none, vector, block
     mixing: float | str = "auto"  # lambda of the mixed curvature
     damping: float = 0.1  # of the mean eigenvalue
+    solver: str | None = None  # of attrstore.solvers: H^{-1} on the queries instead of R^{-1/2} on both sides
+    iterations: int | None = None  # of the solver, if it iterates
 
 
 def rank(recipe: Recipe, kind: str, store: Store, request: Request) -> Ranking:
     """Rank by the recipe, as changed by the request's options, over the newest encoder of the kind."""
     encoder, recipe, device = resolve(store, recipe, kind, request.options)
-    query_ids, vectors = _queries(store, encoder)
-    _refuse_missing(store, encoder)
+    query_ids, vectors = stored_queries(store, encoder)
+    refuse_missing(store, encoder)
     return rank_vectors(store, encoder, recipe, query_ids, vectors.to(device), request)
 
 
@@ -71,36 +78,74 @@ def rank_vectors(
     request: Request,
 ) -> Ranking:
     """Rank the selected examples for query vectors [q, D], which need not be in the store."""
-    import torch
+    from attrstore import scan
 
-    from attrstore import curvature, scan
+    score, spec = scorer(store, encoder, recipe, vectors)
 
-    device = vectors.device
-    whitening, mixing = _whitening(store, encoder, recipe, vectors)
+    def scored(statement: str) -> Iterator[tuple[Tensor, Tensor]]:
+        for chunk in scan.chunks(store, encoder, statement, vectors.device):
+            yield chunk.example_ids, score(chunk)
+
+    ranked, total = rank_scored(store, query_ids, scored, request, vectors.device)
+    return Ranking(ranked, total, {**spec, "code": encoder.code}, encoder.encoder_id)
+
+
+def scorer(
+    store: Store, encoder: Encoder, recipe: Recipe, vectors: Tensor
+) -> tuple[Callable[[Chunk], Tensor], dict[str, Any]]:
+    """Prepare the query side: what scores a chunk for all queries [q, n], and the recipe as it was applied."""
+    from attrstore import curvature
+
     blocks = encoder.blocks
-    if whitening is not None:
+    whitening: list[Tensor] | None = None
+    mixing: float | None = None
+    if recipe.solver is not None:
+        vectors, mixing = _solved(store, encoder, recipe, vectors)
+    elif recipe.curvature != "none":
+        matrices, mixing = _curvature(store, encoder, recipe, vectors.device)
+        whitening = [curvature.power(m, -0.5, recipe.damping) for m in matrices]
         vectors = curvature.apply(vectors, blocks, whitening)
     vectors = _normalised(vectors, blocks, recipe.norm)
-    n_selected = int(store.value("SELECT count(*) FROM selected_examples"))
 
-    def score(chunk: scan.Chunk) -> Tensor:
+    def score(chunk: Chunk) -> Tensor:
         rows = chunk.directions
         if whitening is not None:
             rows = curvature.apply(rows, blocks, whitening)
         return vectors @ _scaled(rows, chunk.norms, blocks, recipe.norm).T
 
-    def scored() -> Iterator[tuple[Tensor, Tensor]]:
+    return score, {**asdict(recipe), "mixing": mixing}
+
+
+def rank_scored(
+    store: Store,
+    query_ids: Sequence[int],
+    scored: Callable[[str], Iterator[tuple[Tensor, Tensor]]],
+    request: Request,
+    device: torch.device,
+) -> tuple[pyarrow.Table, int]:
+    """Rank a stream of (example_ids [n], scores [q, n]); return the pairs and how many were ranked.
+
+    Args:
+        scored: starts the stream over the examples of a statement of `sql/scoring.sql`: `encoded`, and
+            `labelled_codes` for the labelled ones, whose exact ranks are wanted.
+    """
+    import torch
+
+    from attrstore import scan
+
+    n_selected = int(store.value("SELECT count(*) FROM selected_examples"))
+
+    def watched() -> Iterator[tuple[Tensor, Tensor]]:
         done = 0
-        for chunk in scan.chunks(store, encoder, device=device):
-            yield chunk.example_ids, score(chunk)
-            done += len(chunk.example_ids)
+        for ids, scores in scored("encoded"):
+            yield ids, scores
+            done += len(ids)
             request.progress(done, n_selected)
 
-    labelled = _labelled(store, encoder, query_ids, score, device)
+    labelled = _labelled(store, query_ids, scored, device)
     with torch.inference_mode():
-        ranked, total = scan.rank(scored, query_ids, request.top_k, labelled, device)
-    spec = {**asdict(recipe), "mixing": mixing, "code": encoder.code}
-    return Ranking(ranked.table(), total, spec, encoder.encoder_id)
+        ranked, total = scan.rank(watched, query_ids, request.top_k, labelled, device)
+    return ranked.table(), total
 
 
 def _normalised(vectors: Tensor, blocks: Any, norm: str) -> Tensor:
@@ -144,25 +189,57 @@ def _scaled(rows: Tensor, norms: Tensor, blocks: Any, norm: str) -> Tensor:
     return out
 
 
-def _whitening(
-    store: Store, encoder: Encoder, recipe: Recipe, vectors: Tensor
-) -> tuple[list[Tensor] | None, float | None]:
-    """Return R^{-1/2} of each block, or None, and the lambda that was used."""
+def _curvature(
+    store: Store, encoder: Encoder, recipe: Recipe, device: torch.device
+) -> tuple[list[Tensor], float | None]:
+    """Return R of each block, and the lambda that was used if it is a mixture."""
     from attrstore import curvature
 
-    if recipe.curvature == "none":
-        return None, None
-    matrices = corpus_curvature(store, encoder, vectors.device)
-    mixing: float | None = None
-    if recipe.curvature == "mixed":
-        moment = curvature.SecondMoment(encoder.blocks, vectors.device)
-        _, stored = _queries(store, encoder)
-        moment.add(stored.to(vectors.device))
-        of_queries = moment.matrices()
-        auto = recipe.mixing == "auto"
-        mixing = curvature.choose_mixing(matrices, of_queries) if auto else float(recipe.mixing)
-        matrices = curvature.mix(matrices, of_queries, mixing)
-    return [curvature.power(m, -0.5, recipe.damping) for m in matrices], mixing
+    matrices = corpus_curvature(store, encoder, device)
+    if recipe.curvature != "mixed":
+        return matrices, None
+    moment = curvature.SecondMoment(encoder.blocks, device)
+    _, stored = stored_queries(store, encoder)
+    moment.add(stored.to(device))
+    of_queries = moment.matrices()
+    auto = recipe.mixing == "auto"
+    mixing = curvature.choose_mixing(matrices, of_queries) if auto else float(recipe.mixing)
+    return curvature.mix(matrices, of_queries, mixing), mixing
+
+
+def _solved(store: Store, encoder: Encoder, recipe: Recipe, vectors: Tensor) -> tuple[Tensor, float | None]:
+    """Return H^{-1} phi(q) [q, D] by the recipe's solver, and the lambda of a mixed curvature."""
+    from attrstore import solvers
+
+    mixing: list[float | None] = [None]
+
+    def matrices() -> list[Tensor]:
+        found, mixing[0] = _curvature(store, encoder, recipe, vectors.device)
+        return found
+
+    system = solvers.System(
+        blocks=encoder.blocks,
+        shapes=lambda: [encoder.shape(block) for block in encoder.blocks],
+        matrices=matrices,
+        rows=lambda: corpus_rows(store, encoder, vectors.device),
+        damping=recipe.damping,
+        iterations=recipe.iterations or 0,
+    )
+    return solvers.SOLVERS[str(recipe.solver)](system, vectors), mixing[0]
+
+
+def corpus_rows(store: Store, encoder: Encoder, device: torch.device) -> Iterator[Tensor]:
+    """Yield the encodings [n, D] that stand for the corpus: all, or a fixed sample of a large one."""
+    from attrstore import scan
+
+    one_in = max(1, _encoded(store, encoder) // CURVATURE_ROWS)
+    for chunk in scan.chunks(store, encoder, "curvature_rows", device, one_in=one_in):
+        yield _scaled(chunk.directions, chunk.norms, encoder.blocks, "none")
+
+
+def _encoded(store: Store, encoder: Encoder) -> int:
+    count = "SELECT count(code) FROM encodings WHERE encoder_id = $e"
+    return int(store.value(count, {"e": encoder.encoder_id}))
 
 
 def corpus_curvature(store: Store, encoder: Encoder, device: torch.device) -> list[Tensor]:
@@ -173,13 +250,10 @@ def corpus_curvature(store: Store, encoder: Encoder, device: torch.device) -> li
     """
     import pyarrow
 
-    from attrstore import codes, curvature, scan
+    from attrstore import codes, curvature
 
     key = {"encoder": encoder.encoder_id, "side": "corpus"}
-    encoded = int(
-        store.value("SELECT count(code) FROM encodings WHERE encoder_id = $e", {"e": encoder.encoder_id})
-    )
-    one_in = max(1, encoded // CURVATURE_ROWS)
+    encoded = _encoded(store, encoder)
     kept = {
         block: (n, scale, matrix)
         for block, n, scale, matrix in store.named("scoring", "curvature", key).fetchall()
@@ -189,8 +263,8 @@ def corpus_curvature(store: Store, encoder: Encoder, device: torch.device) -> li
             curvature.unpack(kept[b.name][1], kept[b.name][2], b.length).to(device) for b in encoder.blocks
         ]
     moment = curvature.SecondMoment(encoder.blocks, device)
-    for chunk in scan.chunks(store, encoder, "curvature_rows", device, one_in=one_in):
-        moment.add(_scaled(chunk.directions, chunk.norms, encoder.blocks, "none"))
+    for rows in corpus_rows(store, encoder, device):
+        moment.add(rows)
     if not moment.n:
         raise InputError(
             f"{store.path}: the encoder {encoder.name} has no encodings to take a curvature from."
@@ -214,12 +288,13 @@ def corpus_curvature(store: Store, encoder: Encoder, device: torch.device) -> li
 
 
 def _labelled(
-    store: Store, encoder: Encoder, query_ids: Sequence[int], score: Any, device: torch.device
+    store: Store,
+    query_ids: Sequence[int],
+    scored: Callable[[str], Iterator[tuple[Tensor, Tensor]]],
+    device: torch.device,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return (row, example_id, score) of the labelled pairs, from a pass over the labelled examples."""
     import torch
-
-    from attrstore import scan
 
     row_of = {query_id: row for row, query_id in enumerate(query_ids)}
     wanted: dict[int, list[int]] = {}
@@ -229,14 +304,13 @@ def _labelled(
     rows: list[int] = []
     ids: list[int] = []
     scores: list[Tensor] = []
-    for chunk in scan.chunks(store, encoder, "labelled_codes", device) if wanted else ():
-        of_chunk = score(chunk)
-        pairs = [(row, i) for i, e in enumerate(chunk.example_ids.tolist()) for row in wanted.get(e, [])]
+    for example_ids, of_chunk in scored("labelled_codes") if wanted else ():
+        pairs = [(row, i) for i, e in enumerate(example_ids.tolist()) for row in wanted.get(e, [])]
         if pairs:
             in_rows, columns = (torch.tensor(part, device=device) for part in zip(*pairs, strict=True))
             scores.append(of_chunk[in_rows, columns])
             rows.extend(in_rows.tolist())
-            ids.extend(chunk.example_ids[columns].tolist())
+            ids.extend(example_ids[columns].tolist())
     return (
         torch.tensor(rows, dtype=torch.long),
         torch.tensor(ids, dtype=torch.long),
@@ -244,7 +318,8 @@ def _labelled(
     )
 
 
-def _queries(store: Store, encoder: Encoder) -> tuple[list[int], Tensor]:
+def stored_queries(store: Store, encoder: Encoder) -> tuple[list[int], Tensor]:
+    """Return the ids of the encoded queries, ascending, and their vectors: float32 [q, D]."""
     import torch
 
     rows = store.named("scoring", "query_vectors", {"encoder": encoder.encoder_id}).fetchall()
@@ -257,7 +332,8 @@ def _queries(store: Store, encoder: Encoder) -> tuple[list[int], Tensor]:
     return [query_id for query_id, _ in rows], values.view(len(rows), encoder.dimensions)
 
 
-def _refuse_missing(store: Store, encoder: Encoder) -> None:
+def refuse_missing(store: Store, encoder: Encoder) -> None:
+    """Refuse to rank while selected examples have not been looked at by the encoder."""
     ((missing,),) = store.named("scoring", "not_encoded", {"encoder": encoder.encoder_id}).fetchall()
     if missing:
         raise InputError(
@@ -277,7 +353,18 @@ def _checked(recipe: Recipe) -> Recipe:
         raise InputError(f"--mixing {recipe.mixing}: must be between 0 and 1, or auto")
     if recipe.damping < 0:
         raise InputError(f"--damping {recipe.damping}: must not be negative")
+    if recipe.solver is not None:
+        _check_solver(recipe)
     return recipe
+
+
+def _check_solver(recipe: Recipe) -> None:
+    if recipe.curvature == "none":
+        raise InputError("--curvature none: there is nothing to invert. Use the method dot or cosine.")
+    if recipe.damping == 0:
+        raise InputError("--damping 0: the inverse needs a damping above 0")
+    if recipe.iterations is not None and recipe.iterations < 1:
+        raise InputError(f"--iterations {recipe.iterations}: must be at least 1")
 
 
 def _device(name: str) -> torch.device:

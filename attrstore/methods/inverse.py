@@ -1,0 +1,73 @@
+"""The inverse-Hessian family: influence functions over the stored encodings, by six ways to invert.
+
+The score is the inner product of H^{-1} phi(q) and phi(z) (Koh and Liang 2017, equation 2, with the sign that
+makes proponents positive). H is block-diagonal; the mathematics of each way is in `attrstore.solvers`.
+"""
+
+from functools import partial
+
+from attrstore.methods.base import Method
+from attrstore.methods.vectors import OPTIONS, Recipe, rank
+
+CLOSED = frozenset({"encoder", "norm", "damping", "device"})
+ITERATED = OPTIONS | {"iterations"}
+
+RECIPES = {
+    "influence": Recipe(curvature="corpus", norm="none", solver="exact"),
+    "cg": Recipe(curvature="corpus", norm="none", solver="cg", iterations=20),
+    "lissa": Recipe(curvature="corpus", norm="none", solver="lissa", iterations=100),
+    "datainf": Recipe(curvature="corpus", norm="none", solver="datainf"),
+    "kfac": Recipe(curvature="corpus", norm="none", solver="kfac"),
+    "ekfac": Recipe(curvature="corpus", norm="none", solver="ekfac"),
+}
+
+
+def _method(name: str, paper: str, options: frozenset[str], cost: str, when: str) -> Method:
+    ranked = partial(rank, RECIPES[name], "gradient")
+    return Method(name, "influence", paper, "attrstore ingest gradients", cost, when, ranked, options)
+
+
+INVERSE_METHODS = (
+    _method(
+        "influence",
+        "Koh and Liang 2017, arXiv 1703.04730",
+        OPTIONS,
+        "two scans; d^3 a block",
+        "Influence functions with the exact damped inverse: the reference for those below.",
+    ),
+    _method(
+        "cg",
+        "Koh and Liang 2017, arXiv 1703.04730 (section 3)",
+        ITERATED,
+        "two scans; d^2 a block, query and iteration",
+        "The same by conjugate gradients, to see what few iterations lose.",
+    ),
+    _method(
+        "lissa",
+        "Agarwal et al. 2016 (LiSSA), arXiv 1602.03943; as in arXiv 2409.19998",
+        ITERATED,
+        "two scans; d^2 a block, query and iteration",
+        "The same by the LiSSA recursion, which converges slowly: a comparison.",
+    ),
+    _method(
+        "datainf",
+        "Kwon et al. 2023 (DataInf), arXiv 2310.00902",
+        CLOSED,
+        "three scans; d^2 a block and query",
+        "The closed form that swaps mean and inverse.",
+    ),
+    _method(
+        "kfac",
+        "Choe et al. 2024 (LoGra), arXiv 2405.13954",
+        CLOSED,
+        "two scans; no d x d matrix",
+        "Influence for wide projections: two small Kronecker factors a block.",
+    ),
+    _method(
+        "ekfac",
+        "Grosse et al. 2023 (EK-FAC), arXiv 2308.03296",
+        CLOSED,
+        "three scans; no d x d matrix",
+        "K-FAC with corrected eigenvalues: closer to the exact inverse.",
+    ),
+)
