@@ -74,8 +74,9 @@ class OneStep:
         finally:
             for base in bases:
                 base.requires_grad_(False)
-        finite = torch.stack([gradient.isfinite().all() for gradient in gradients if gradient is not None])
-        if not bool(finite.all()):
+        # A sum is finite only where every number is, and takes one reading.
+        sums = torch.stack([gradient.sum() for gradient in gradients if gradient is not None])
+        if not bool(sums.isfinite().all()):
             return False
         with torch.no_grad():
             for (base, moved, scale), gradient in zip(self.parameters, gradients, strict=True):
