@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from attrstore.store import Store
 
 _TEXT = ("name", "method", "family", "value", "metric")
+_COUNTS = ("queries", "proponents")
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,12 @@ class Report:
 
 
 def report(
-    store: Store, *, by: str | None = None, class_column: str | None = None, intervals: bool = False
+    store: Store,
+    *,
+    by: str | None = None,
+    class_column: str | None = None,
+    intervals: bool = False,
+    kinds: bool = False,
 ) -> polars.DataFrame:
     """Return `tabulate` as a polars frame.
 
@@ -37,16 +43,21 @@ def report(
     """
     import polars as pl
 
-    table = tabulate(store, by=by, class_column=class_column, intervals=intervals)
+    table = tabulate(store, by=by, class_column=class_column, intervals=intervals, kinds=kinds)
     schema: dict[str, Any] = {
-        column: pl.String if column in _TEXT else pl.Int64 if column == "queries" else pl.Float64
+        column: pl.String if column in _TEXT else pl.Int64 if column in _COUNTS else pl.Float64
         for column in table.columns
     }
     return pl.DataFrame(table.rows, schema=schema, orient="row")
 
 
 def tabulate(
-    store: Store, *, by: str | None = None, class_column: str | None = None, intervals: bool = False
+    store: Store,
+    *,
+    by: str | None = None,
+    class_column: str | None = None,
+    intervals: bool = False,
+    kinds: bool = False,
 ) -> Report:
     """Return one row per scoring: the columns of the view `method_report`.
 
@@ -57,17 +68,24 @@ def tabulate(
             has the query's class) and `cover` (that class's share of the first n_train / n_classes).
         intervals: one row per scoring and metric instead, with `mean`, `low` and `high`: the central 95% of
             1,000 bootstrap resamples of the queries.
+        kinds: what the first ten proponents are instead, as shares: the view `proponent_kinds`, made wide.
 
     Raises:
         InputError: more than one was asked for, or nothing has such a key.
     """
-    if (by is not None) + (class_column is not None) + intervals > 1:
-        raise InputError("--by, --class-column and --intervals cannot be combined. Ask for one at a time.")
+    if (by is not None) + (class_column is not None) + intervals + kinds > 1:
+        raise InputError(
+            "--by, --class-column, --intervals and --kinds cannot be combined. Ask for one at a time."
+        )
     if intervals:
         return _fetch(store, "intervals")
     if by is not None:
         _require_key(store, by, examples=False)
         return _fetch(store, "by", {"key": by})
+    if kinds:
+        for key in ("subject", "object"):
+            _require_key(store, key, examples=False)
+        return _fetch(store, "kinds")
     plain = _fetch(store, "methods")
     if not plain.rows:
         return Report(plain.columns, [], (f"No scorings yet. Make one: attrstore score {store.path} bm25",))

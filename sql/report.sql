@@ -10,6 +10,21 @@ FROM report_by($key);
 -- One row per scoring and metric, with its 95% bootstrap interval over queries.
 FROM report_intervals();
 
+-- name: kinds
+-- One row per scoring: what its first ten proponents are, each kind as its share of them.
+SELECT
+    scorings.name, scorings.method, scorings.family, sum(n)::BIGINT AS proponents,
+    max(share) FILTER (kind = 'states the fact') AS states_the_fact,
+    max(share) FILTER (kind = 'shares subject and object') AS shares_subject_and_object,
+    max(share) FILTER (kind = 'shares subject') AS shares_subject,
+    max(share) FILTER (kind = 'shares object') AS shares_object,
+    max(share) FILTER (kind = 'same relation') AS same_relation,
+    max(share) FILTER (kind = 'other') AS other
+FROM proponent_kinds
+JOIN scorings ON scorings.name = proponent_kinds.scoring
+GROUP BY scorings.name, scorings.method, scorings.family
+ORDER BY scorings.family, states_the_fact DESC, scorings.name;
+
 -- name: keyed
 -- How many queries and examples have a value under this key (an example's source counts as one).
 SELECT

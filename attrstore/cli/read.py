@@ -25,8 +25,13 @@ TABLE_ROWS = 1_000  # a terminal is no place for more
     "--class-column", metavar="COLUMN", help="Add accuracy and cover of this class (a metadata key)."
 )  # fmt: skip
 @click.option("--intervals", is_flag=True, help="Each metric with its 95% bootstrap interval over queries.")
+@click.option(
+    "--kinds",
+    is_flag=True,
+    help="What the first ten proponents are: states the fact, shares its subject, ...",
+)
 def report_command(
-    store: Path, output_format: str, by: str | None, class_column: str | None, intervals: bool
+    store: Path, output_format: str, by: str | None, class_column: str | None, intervals: bool, kinds: bool
 ) -> None:
     """Show how well each scoring finds the labelled examples.
 
@@ -36,7 +41,7 @@ def report_command(
     from attrstore.report import tabulate
 
     with attrstore.open(store) as opened:
-        table = tabulate(opened, by=by, class_column=class_column, intervals=intervals)
+        table = tabulate(opened, by=by, class_column=class_column, intervals=intervals, kinds=kinds)
     for note in table.notes:
         click.echo(note, err=True)
     if output_format == "table":
