@@ -64,9 +64,9 @@ def prepare(store: attrstore.Store, data: Path) -> None:
         ingest_labels(store, [data / "labels.jsonl"])
         ingest_lexical(store)
     model = data / "model"
-    for name, options in ENCODERS.items():
-        state = options.get("optimizer_state")
-        given = {**options, "optimizer_state": model / state} if state else options
+    for name, recipe in ENCODERS.items():
+        state = recipe.get("optimizer_state")
+        given = {**recipe, "optimizer_state": model / state} if state else recipe
         with timed(f"gradients, {name}"):
             ingest_gradients(store, model=model, name=name, **given)
     with timed("representations"):
@@ -75,7 +75,8 @@ def prepare(store: attrstore.Store, data: Path) -> None:
     for method, encoder in METHODS.items():
         if method not in known:
             with timed(f"score {method}"):
-                score(store, method, **({"encoder": encoder} if encoder else {}))
+                options: dict[str, Any] = {"encoder": encoder} if encoder else {}
+                score(store, method, **options)
 
 
 def table(store: attrstore.Store) -> None:
