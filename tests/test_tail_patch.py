@@ -193,6 +193,22 @@ def test_batches_of_few_tokens_change_nothing(ranked: Store, tmp_path: Path) -> 
         assert values == pytest.approx(whole[pair], rel=1e-5, abs=3e-6)
 
 
+def test_a_model_that_is_not_trunk_and_head_goes_through_its_own_forward(tmp_path: Path) -> None:
+    loaded = models.load(tiny.checkpoint(tmp_path / "model"))
+    step = OneStep(loaded.model, 1e-2, None)
+    items = sequences.queries([(i, *q) for i, q in enumerate(QUERIES)], loaded.tokenizer, loaded.context)
+    (batch,) = sequences.batches(items, 4096)
+    (example,) = sequences.examples([(0, TEXTS[0])], loaded.tokenizer, loaded.context, "truncate")
+    assert step(example)
+    assert step.split
+    split = step.logprobs(batch)
+    step.split = False
+    whole = step.logprobs(batch)
+    for one, other in zip(split, whole, strict=True):
+        assert torch.allclose(one, other, rtol=1e-6, atol=1e-6)
+    assert not torch.allclose(whole[0], whole[1], rtol=0, atol=1e-4)
+
+
 @pytest.mark.parametrize("how", ["ctrl-c", "crash"])
 def test_stopped_and_run_again_equals_uninterrupted(
     ranked: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
