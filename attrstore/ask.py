@@ -52,12 +52,12 @@ def ask(
     Raises `InputError` when there are no gradient encodings, or the target has no tokens.
     """
     from attrstore.ingest import gradients, sequences
-    from attrstore.methods import vectors
-    from attrstore.methods.gradient import RECIPES
+    from attrstore.methods import gradient, inverse, vectors
 
-    if method not in RECIPES:
-        raise InputError(f"--method {method}: not a gradient method; there are {', '.join(RECIPES)}")
-    encoder, recipe, _ = vectors.resolve(store, RECIPES[method], "gradient", {"device": device})
+    recipes = {**gradient.RECIPES, **inverse.RECIPES}
+    if method not in recipes:
+        raise InputError(f"--method {method}: not a gradient method; there are {', '.join(recipes)}")
+    encoder, recipe, _ = vectors.resolve(store, recipes[method], "gradient", {"device": device})
     loaded, encode = gradients.reopen(store, encoder, model=model, device=device)
     (item,) = sequences.queries([(0, prompt, target)], loaded.tokenizer, loaded.context)
     if not item.windows:

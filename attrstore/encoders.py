@@ -21,7 +21,7 @@ class Block(NamedTuple):
     name: str
     offset: int
     length: int
-    rows: int | None = None  # of the matrix that it is, row by row; known where it is not square
+    rows: int | None = None  # of the matrix that it is, row by row, if it is one
 
 
 @dataclass(frozen=True)

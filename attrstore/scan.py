@@ -29,6 +29,11 @@ class Chunk(NamedTuple):
     norms: Tensor  # float32 [n, B]: of the blocks
 
 
+def rows_at_once(encoder: Encoder) -> int:
+    """Return how many examples a chunk holds."""
+    return max(64, min(16384, CHUNK_BYTES // (4 * encoder.dimensions)))
+
+
 def chunks(
     store: Store,
     encoder: Encoder,
@@ -38,9 +43,8 @@ def chunks(
 ) -> Iterator[Chunk]:
     """Yield the codes that the statement `name` of `sql/scoring.sql` selects, decoded, on `device`."""
     code = codes.CODES[encoder.code]
-    rows = max(64, min(16384, CHUNK_BYTES // (4 * encoder.dimensions)))
     relation = store.sql(statement("scoring", name), {"encoder": encoder.encoder_id, **parameters})
-    for batch in relation.to_arrow_reader(rows):
+    for batch in relation.to_arrow_reader(rows_at_once(encoder)):
         if not len(batch):
             continue
         quantised, scales = (blob_matrix(batch.column(i)).to(device) for i in (1, 2))

@@ -139,7 +139,7 @@ def _lissa(system: System, vectors: Tensor) -> Tensor:
 
 
 def _datainf(system: System, vectors: Tensor) -> Tensor:
-    """The mean of inverses for the inverse of the mean (DataInf, arXiv 2310.00902, equation 5).
+    """The mean of inverses for the inverse of the mean (DataInf, arXiv 2310.00902).
 
     mean_i (phi_i phi_i^T + lambda I)^{-1} v = (v - mean_i phi_i <phi_i, v> / (lambda + |phi_i|^2)) / lambda
     """

@@ -72,10 +72,13 @@ class GradientEncoder:
         self.maps = list(maps)
         self.backward = Backward(model)
         self.use(projections)
-        lengths: dict[str, int] = {}
+        first: dict[str, Projection] = {}
         for linear in maps:
-            lengths.setdefault(block_of(linear), projections[linear.name].length)
-        self.blocks: tuple[Block, ...] = make_blocks(list(lengths.items()))
+            first.setdefault(block_of(linear), projections[linear.name])
+        blocks = make_blocks([(name, projection.length) for name, projection in first.items()])
+        self.blocks: tuple[Block, ...] = tuple(
+            block._replace(rows=len(first[block.name].p_out)) for block in blocks
+        )
         by_name = {block.name: block for block in self.blocks}
         self._block = {linear.name: by_name[block_of(linear)] for linear in maps}
 

@@ -46,7 +46,7 @@ CREATE TABLE encoders (
     name              VARCHAR NOT NULL,       -- short and readable, for people
     model_fingerprint VARCHAR NOT NULL,
     spec              JSON NOT NULL,          -- everything that changes a vector
-    blocks            JSON NOT NULL,          -- [{"name", "offset", "length"}] in the order of the code
+    blocks            JSON NOT NULL,          -- [{"name", "offset", "length", "rows"}] in the order of the code
     created           TIMESTAMPTZ NOT NULL
 );
 

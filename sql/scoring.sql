@@ -20,6 +20,23 @@ WHERE encoder_id = $encoder AND code IS NOT NULL
 -- name: labelled_pairs
 SELECT DISTINCT query_id, example_id FROM labels WHERE label > 0
 
+-- name: common_examples
+-- The selected examples that each of these encoders has encoded, or the labelled ones among them.
+SELECT example_id
+FROM encodings SEMI JOIN selected_examples USING (example_id)
+WHERE list_contains($encoders, encoder_id) AND code IS NOT NULL
+  AND (NOT $labelled OR example_id IN (SELECT example_id FROM labels WHERE label > 0))
+GROUP BY example_id
+HAVING count(*) = len($encoders)
+ORDER BY example_id
+
+-- name: piece_codes
+-- Some examples' codes, in an order that every encoder gives them in.
+SELECT example_id, code, scales
+FROM encodings SEMI JOIN piece USING (example_id)
+WHERE encoder_id = $encoder
+ORDER BY example_id
+
 -- name: query_vectors
 SELECT query_id, vector
 FROM query_encodings

@@ -14,6 +14,7 @@ from attrstore.ingest.gradients import ingest_gradients
 
 import attrstore
 from attrstore import solvers
+from attrstore.ask import ask
 from attrstore.encoders import Block
 from attrstore.errors import InputError
 from attrstore.scoring import score
@@ -74,21 +75,21 @@ def datainf(q: np.ndarray, z: np.ndarray, damping: float) -> np.ndarray:
     return np.asarray(np.mean(solved, axis=0))
 
 
-def factors(z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    mats = [row.reshape(K, K) for row in z]
+def factors(z: np.ndarray, rows: int) -> tuple[np.ndarray, np.ndarray]:
+    mats = [row.reshape(rows, -1) for row in z]
     g, a = np.mean([m @ m.T for m in mats], axis=0), np.mean([m.T @ m for m in mats], axis=0)
     return np.asarray(g), np.asarray(a)
 
 
-def kfac(q: np.ndarray, z: np.ndarray, damping: float) -> np.ndarray:
-    g, a = factors(z)
-    g_damped = g + np.sqrt(damping) * np.trace(g) / K * np.eye(K)
-    a_damped = a + np.sqrt(damping) * np.trace(a) / K * np.eye(K)
+def kfac(q: np.ndarray, z: np.ndarray, damping: float, rows: int = K) -> np.ndarray:
+    g, a = factors(z, rows)
+    g_damped = g + np.sqrt(damping) * np.trace(g) / len(g) * np.eye(len(g))
+    a_damped = a + np.sqrt(damping) * np.trace(a) / len(a) * np.eye(len(a))
     return np.linalg.solve(np.kron(g_damped, a_damped) / np.trace(g), q)
 
 
-def ekfac(q: np.ndarray, z: np.ndarray, damping: float) -> np.ndarray:
-    g, a = factors(z)
+def ekfac(q: np.ndarray, z: np.ndarray, damping: float, rows: int = K) -> np.ndarray:
+    g, a = factors(z, rows)
     basis = np.kron(np.linalg.eigh(g)[1], np.linalg.eigh(a)[1])
     seconds = np.mean([(basis.T @ row) ** 2 for row in z], axis=0)
     h = basis @ np.diag(seconds + damping * seconds.mean()) @ basis.T
@@ -287,6 +288,32 @@ def test_bad_options_change_nothing(encoded: Path) -> None:
         assert before == [store.rows(table) for table in tables]
 
 
+@pytest.mark.parametrize(("method", "psi_of"), [("kfac", kfac), ("ekfac", ekfac)])
+def test_modules_smaller_than_the_projection_have_factors_of_their_own_sizes(
+    tmp_path: Path, model: Path, method: str, psi_of: Callable[..., np.ndarray]
+) -> None:
+    shapes = {
+        "q_proj": (16, 16), "k_proj": (8, 16), "v_proj": (8, 16), "o_proj": (16, 16),
+        "gate_proj": (18, 16), "up_proj": (18, 16), "down_proj": (16, 18),
+    }  # fmt: skip
+    with attrstore.open(tmp_path / "s.duckdb", create=True) as store:
+        tiny.fill(store, tiny.sentences(N), QUERIES, LABELS)
+        ingest_gradients(store, model=model, projection_dim=18, code="fp16", kronecker_factors=False)
+        score(store, method, top_k=N)
+        found = all_scores(store, method)
+        q, z, blocks = vectors(store)
+    psi = np.zeros_like(q)
+    for block in blocks:
+        rows, columns = shapes[block.name.rsplit(".", 1)[1]]
+        assert (block.rows, block.length) == (rows, rows * columns)
+        where = slice(block.offset, block.offset + block.length)
+        for row in range(len(q)):
+            psi[row, where] = psi_of(q[row, where], z[:, where], damping=DAMPING, rows=rows)
+    wanted = psi @ z.T
+    largest = np.abs(wanted).max(axis=1, keepdims=True)
+    np.testing.assert_allclose(found / largest, wanted / largest, atol=5e-4)
+
+
 def test_a_block_that_is_not_square_and_of_unknown_shape_is_refused(tmp_path: Path, model: Path) -> None:
     with attrstore.open(tmp_path / "s.duckdb", create=True) as store:
         tiny.fill(store, tiny.sentences(6), QUERIES)
@@ -300,3 +327,17 @@ def test_a_block_that_is_not_square_and_of_unknown_shape_is_refused(tmp_path: Pa
         for method in ("kfac", "ekfac"):
             with pytest.raises(InputError, match=r"is not a 20 x 20 matrix"):
                 score(store, method)
+
+
+def test_a_single_prompt_can_be_asked_by_an_inverse_method(encoded: Path, model: Path) -> None:
+    with attrstore.open(encoded, writable=True) as store:
+        score(store, "ekfac", top_k=5)
+        wanted = store.rows(
+            "SELECT external_id, score FROM scores JOIN scorings USING (scoring_id) JOIN examples USING (example_id) "
+            "WHERE name = 'ekfac' AND query_id = 0 AND rank BETWEEN 1 AND 5 ORDER BY rank"
+        )
+        answer = ask(store, *QUERIES[0], method="ekfac", model=model)
+    assert [example for _, example, _, _ in answer.influence] == [example for example, _ in wanted]
+    assert [value for _, _, value, _ in answer.influence] == pytest.approx(
+        [value for _, value in wanted], rel=1e-4
+    )

@@ -53,6 +53,13 @@ def _methods() -> str:
 @click.option(
     "--damping", type=float, help="Added to R's eigenvalues, in units of their mean.  [default: 0.1]"
 )
+@click.option("--encoders", metavar="A,B", help="Of tracincp: one encoder a checkpoint.")
+@click.option(
+    "--weights", metavar="X,Y", help="Of tracincp: the checkpoints' learning rates; all 1 if not given."
+)
+@click.option(
+    "--query-encoder", help="Of less: the encoder without correction; the newest that fits if not given."
+)
 @click.option("--iterations", type=int, help="Of cg and lissa.  [default: 20 and 100]")
 @click.option("--device", help="auto, cpu or cuda.")
 @click.option(

@@ -5,9 +5,10 @@ from attrstore.methods.bm25 import METHOD as BM25
 from attrstore.methods.gradient import GRADIENT_METHODS
 from attrstore.methods.inverse import INVERSE_METHODS
 from attrstore.methods.representation import REPSIM
+from attrstore.methods.several import LESS, TRACINCP
 
 METHODS: dict[str, Method] = {
-    method.name: method for method in (*GRADIENT_METHODS, *INVERSE_METHODS, REPSIM, BM25)
+    method.name: method for method in (*GRADIENT_METHODS, *INVERSE_METHODS, TRACINCP, LESS, REPSIM, BM25)
 }
 
 __all__ = ["METHODS", "Method", "Ranking", "Request"]
