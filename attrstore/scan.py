@@ -82,7 +82,7 @@ class Ranked(NamedTuple):
 
 
 class TopK:
-    """The strongest `k` of a stream for each query, ties broken by the smaller example_id."""
+    """One end of a stream's order for each query: by score, ties by example_id, the smaller one stronger."""
 
     def __init__(self, n_queries: int, k: int, *, largest: bool, device: torch.device | str) -> None:
         self.k, self.largest = k, largest
@@ -102,7 +102,8 @@ class TopK:
             worst = -torch.inf if self.largest else torch.inf
             merged = merged.masked_fill(~keep, worst).gather(1, order)
             ids = ids.gather(1, order)
-        by_id = ids.argsort(dim=1, stable=True)
+        # The weak end is the mirror of one order, so that a pair never stands at both.
+        by_id = ids.argsort(dim=1, stable=True, descending=not self.largest)
         merged, ids = merged.gather(1, by_id), ids.gather(1, by_id)
         order = merged.argsort(dim=1, descending=self.largest, stable=True)[:, : self.k]
         self.scores, self.ids = merged.gather(1, order), ids.gather(1, order)

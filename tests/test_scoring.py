@@ -200,3 +200,14 @@ def test_ranking_a_stream_equals_a_stable_sort(chunk: int) -> None:
         rank = order.index(column) + 1
         got = found[10 + row, int(ids[column])][0]
         assert got == rank or (got < 0 and rank > 94)
+
+
+def test_the_two_ends_of_tied_scores_do_not_overlap() -> None:
+    ranked, _ = scan.rank(
+        lambda: iter([(torch.arange(6), torch.ones(1, 6))]),
+        [0],
+        3,
+        (torch.empty(0).long(),) * 2 + (torch.empty(0),),
+    )
+    assert dict(zip(ranked.example_ids.tolist(), ranked.ranks.tolist(), strict=True)) == {
+        0: 1, 1: 2, 2: 3, 5: -1, 4: -2, 3: -3}  # fmt: skip
