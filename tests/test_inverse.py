@@ -139,7 +139,7 @@ def all_scores(store: Any, name: str) -> np.ndarray:
         ("cg", {"iterations": 3}, conjugate_gradients, "none", {"damping": DAMPING, "iterations": 3}),
         ("cg", {}, exact, "none", {"damping": DAMPING}),
         ("lissa", {"iterations": 7}, lissa, "none", {"damping": DAMPING, "iterations": 7}),
-        ("lissa", {}, lissa, "none", {"damping": DAMPING, "iterations": 100}),
+        ("lissa", {}, lissa, "none", {"damping": DAMPING, "iterations": 50}),
         ("datainf", {}, datainf, "none", {"damping": DAMPING}),
         ("datainf", {"damping": 2.0, "norm": "block"}, datainf, "block", {"damping": 2.0}),
         ("kfac", {}, kfac, "none", {"damping": DAMPING}),

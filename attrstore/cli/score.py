@@ -60,7 +60,7 @@ def _methods() -> str:
 @click.option(
     "--query-encoder", help="Of less: the encoder without correction; the newest that fits if not given."
 )
-@click.option("--iterations", type=int, help="Of cg and lissa.  [default: 20 and 100]")
+@click.option("--iterations", type=int, help="Of cg and lissa.  [default: 20 and 50]")
 @click.option("--device", help="auto, cpu or cuda.")
 @click.option(
     "--engine", type=click.Choice(["sql", "rank-bm25"]), help="Of bm25; rank-bm25 is for small corpora."

@@ -15,7 +15,7 @@ ITERATED = OPTIONS | {"iterations"}
 RECIPES = {
     "influence": Recipe(curvature="corpus", norm="none", solver="exact"),
     "cg": Recipe(curvature="corpus", norm="none", solver="cg", iterations=20),
-    "lissa": Recipe(curvature="corpus", norm="none", solver="lissa", iterations=100),
+    "lissa": Recipe(curvature="corpus", norm="none", solver="lissa", iterations=50),
     "datainf": Recipe(curvature="corpus", norm="none", solver="datainf"),
     "kfac": Recipe(curvature="corpus", norm="none", solver="kfac"),
     "ekfac": Recipe(curvature="corpus", norm="none", solver="ekfac"),

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from attrstore.encoders import Encoder
     from attrstore.methods.base import Request
     from attrstore.scan import Chunk
+    from attrstore.solvers import System
     from attrstore.store import Store
 
 CURVATURES = ("none", "corpus", "mixed")
@@ -217,15 +218,28 @@ def _solved(store: Store, encoder: Encoder, recipe: Recipe, vectors: Tensor) -> 
         found, mixing[0] = _curvature(store, encoder, recipe, vectors.device)
         return found
 
-    system = solvers.System(
+    inverted = solvers.SOLVERS[str(recipe.solver)]
+    return inverted(system(store, encoder, recipe, vectors.device, matrices), vectors), mixing[0]
+
+
+def system(
+    store: Store,
+    encoder: Encoder,
+    recipe: Recipe,
+    device: torch.device,
+    matrices: Callable[[], Sequence[Tensor]],
+) -> System:
+    """Return what a solver asks for; `matrices` gives the curvature if it does."""
+    from attrstore import solvers
+
+    return solvers.System(
         blocks=encoder.blocks,
         shapes=lambda: [encoder.shape(block) for block in encoder.blocks],
         matrices=matrices,
-        rows=lambda: corpus_rows(store, encoder, vectors.device),
+        rows=lambda: corpus_rows(store, encoder, device),
         damping=recipe.damping,
         iterations=recipe.iterations or 0,
     )
-    return solvers.SOLVERS[str(recipe.solver)](system, vectors), mixing[0]
 
 
 def corpus_rows(store: Store, encoder: Encoder, device: torch.device) -> Iterator[Tensor]:

@@ -1,0 +1,47 @@
+"""The command that measures the inverse-Hessian products: diagnose."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+import attrstore
+from attrstore.cli.common import counted, print_table, store_argument
+
+COLUMNS = ("method", "iterations", "residual", "worst residual", "cosine with exact", "worst cosine")
+
+
+@click.command("diagnose")
+@store_argument
+@click.option("--encoder", help="Name or start of the id of the encoder; the newest if not given.")
+@click.option(
+    "--damping", default=0.1, show_default=True, help="In units of the curvature's mean eigenvalue."
+)
+@click.option(
+    "--iterations", default="1,2,5,10,20,50", show_default=True, metavar="N,N", help="Of cg and lissa."
+)
+@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
+def diagnose_command(store: Path, encoder: str | None, damping: float, iterations: str, device: str) -> None:
+    """Measure how far each way to invert the curvature is from the exact inverse.
+
+    For the queries' gradients phi and each method's psi: the residual |H psi - phi| / |phi|, and the cosine of
+    psi with the exact solution, means over queries and blocks. Kept in the table `residuals`.
+
+    \b
+    Example: attrstore diagnose facts.duckdb
+             attrstore diagnose facts.duckdb --damping 0.01 --iterations 10,100,1000
+    """
+    from attrstore.diagnostics import diagnose
+
+    try:
+        steps = [int(part) for part in iterations.split(",")]
+    except ValueError as error:
+        raise click.BadParameter(
+            "whole numbers with commas between them", param_hint="--iterations"
+        ) from error
+    with attrstore.open(store, writable=True) as opened, counted("blocks") as progress:
+        rows = diagnose(
+            opened, encoder=encoder, damping=damping, iterations=steps, device=device, progress=progress
+        )
+    print_table(COLUMNS, rows)
