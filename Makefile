@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check format bench
+.PHONY: demo test check format
 
 demo: $(VENV)/.installed
 	$(BIN)/attrstore demo demo --force

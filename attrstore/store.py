@@ -32,8 +32,8 @@ def open(path: str | Path, *, writable: bool = False, create: bool = False) -> S
         create: make the file if it is not there (implies `writable`).
 
     Raises:
-        StoreError: no such file, not an attrstore file, held by another process, or written by a newer
-            attrstore.
+        InputError: no such file.
+        StoreError: not an attrstore file, held by another process, or written by a newer attrstore.
     """
     return Store(path, writable=writable, create=create)
 
@@ -45,7 +45,7 @@ class Store:
         self.path = Path(path)
         self.writable = writable or create
         if not create and not self.path.is_file():
-            raise StoreError(f"{self.path}: no such store. Make one: attrstore init {self.path}")
+            raise InputError(f"{self.path}: no such store. Make one: attrstore init {self.path}")
         if create and not self.path.absolute().parent.is_dir():
             raise StoreError(f"{self.path}: the folder {self.path.absolute().parent} does not exist.")
         self.connection = self._connect()
