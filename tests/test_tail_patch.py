@@ -340,6 +340,17 @@ def test_another_model_at_the_known_path_is_refused(ranked: Store, tmp_path: Pat
         tail_patch(ranked, learning_rate=1e-3)
 
 
+def test_each_optimizer_has_its_learning_rate(ranked: Store, tmp_path: Path) -> None:
+    folder = tiny.checkpoint(tmp_path / "model")
+    assert tail_patch(ranked, model=folder, top=1, queries=1).learning_rate == 1e-3
+    state = tiny.adam_state(tmp_path)
+    assert tail_patch(ranked, top=1, queries=1, optimizer_state=state).learning_rate == 1e-6
+    assert ranked.rows("SELECT DISTINCT optimizer, learning_rate FROM tail_patches ORDER BY ALL") == [
+        ("adam", 1e-6),
+        ("sgd", 1e-3),
+    ]
+
+
 def test_command(ranked: Store, path: Path, tmp_path: Path) -> None:
     folder = tiny.checkpoint(tmp_path / "model")
     state = tiny.adam_state(tmp_path)
