@@ -54,6 +54,12 @@ class Setting:
     model: str  # fingerprint
     optimizer: str
     learning_rate: float
+    state: str | None  # fingerprint of the optimizer's state, if it is used
+
+    @property
+    def meta_key(self) -> str:
+        """Under what the store remembers the state with which it was measured."""
+        return f"tail_patch {self.model} {self.optimizer} {self.learning_rate!r}"
 
     @property
     def key(self) -> dict[str, Any]:
@@ -104,9 +110,8 @@ def tail_patch(
     names = _scorings(store, scorings)
     loaded = _load(store, model, device)
     moments = None if optimizer_state is None else optimizer.parameter_moments(optimizer_state, loaded.model)
-    setting = Setting(loaded.fingerprint, chosen, learning_rate)
-    state = _fingerprint(moments)
-    _refuse_other_state(store, setting, state)
+    setting = Setting(loaded.fingerprint, chosen, learning_rate, _fingerprint(moments))
+    _refuse_other_state(store, setting)
     work = store.named(
         "tail_patch",
         "pending",
@@ -114,7 +119,7 @@ def tail_patch(
     ).fetchall()
     with recorded(
         store, "tail-patch", model=loaded.path, model_fingerprint=loaded.fingerprint, optimizer=chosen,
-        learning_rate=learning_rate, state=state, top=top, scorings=names, queries=queries,
+        learning_rate=learning_rate, state=setting.state, top=top, scorings=names, queries=queries,
     ) as run:  # fmt: skip
         models.register(store, loaded)
         step = OneStep(loaded.model, learning_rate, moments)
@@ -183,6 +188,8 @@ class Job:
             table = pyarrow.table(dict(zip(COLUMNS, zip(*self.rows, strict=True), strict=True)))
             with self.store.transaction(), self.store.registered(measured=table):
                 self.store.named("tail_patch", "insert", self.setting.key)
+                if self.setting.state is not None:
+                    self.store.set_meta({self.setting.meta_key: self.setting.state})
             self.run.rows += len(self.rows)
             self.rows = []
         self.committed_at = time.monotonic()
@@ -271,13 +278,14 @@ def _fingerprint(moments: dict[str, Full] | None) -> str | None:
     return digest.hexdigest()[:16]
 
 
-def _refuse_other_state(store: Store, setting: Setting, state: str | None) -> None:
+def _refuse_other_state(store: Store, setting: Setting) -> None:
     """Refuse to mix measurements that were made with different optimizer states."""
-    if state is None:
+    known = store.meta(setting.meta_key)
+    if known in (None, setting.state):
         return
-    others = store.named("tail_patch", "other_states", {**setting.key, "state": state}).fetchall()
-    if others:
+    if store.named("tail_patch", "measured", setting.key).fetchall()[0][0]:
         raise MismatchError(
-            f"{store.path}: pairs were measured with optimizer state {others[0][0]} at this learning rate, and "
-            f"--optimizer-state is {state}. Use the same file, another --learning-rate, or a copy of the store."
+            f"{store.path}: pairs were measured with optimizer state {known} at this learning rate, and "
+            f"--optimizer-state is {setting.state}. Use the same file, another --learning-rate, or a copy of the "
+            "store."
         )

@@ -29,16 +29,7 @@ INSERT INTO tail_patches
 SELECT query_id, example_id, $model, $optimizer, $learning_rate, base_logprob, delta_logprob, base_prob, delta_prob
 FROM measured
 
--- name: other_states
--- The optimizer states, other than this one, with which this setting was measured before.
-SELECT DISTINCT parameters ->> 'state' AS state
-FROM runs
-WHERE job = 'tail-patch'
-  AND parameters ->> 'model_fingerprint' = $model
-  AND parameters ->> 'optimizer' = $optimizer
-  AND (parameters ->> 'learning_rate')::DOUBLE = $learning_rate
-  AND parameters ->> 'state' <> $state
-  AND EXISTS (
-      FROM tail_patches
-      WHERE model_fingerprint = $model AND optimizer = $optimizer AND learning_rate = $learning_rate
-  )
+-- name: measured
+SELECT count(*)
+FROM tail_patches
+WHERE model_fingerprint = $model AND optimizer = $optimizer AND learning_rate = $learning_rate

@@ -249,6 +249,8 @@ def test_another_optimizer_state_is_refused(ranked: Store, tmp_path: Path) -> No
     one.mkdir()
     other.mkdir()
     first, second = tiny.adam_state(one), tiny.adam_state(other, seed=1)
+    with pytest.raises(ZeroDivisionError):  # a run that measured nothing binds nobody
+        tail_patch(ranked, model=folder, optimizer_state=second, progress=lambda done, total: 1 / 0)
     tail_patch(ranked, model=folder, top=1, optimizer_state=first)
     before = measured(ranked)
     with pytest.raises(MismatchError, match=r"measured with optimizer state [0-9a-f]{16} .* is [0-9a-f]{16}"):
