@@ -56,7 +56,7 @@ def diagnose(
     """
     import pyarrow
 
-    from attrstore.methods import inverse, vectors
+    from attrstore.methods import inverse, stored, vectors
 
     if not iterations or min(iterations) < 1:
         raise InputError(f"--iterations {','.join(map(str, iterations))}: each must be at least 1")
@@ -67,8 +67,8 @@ def diagnose(
         {"encoder": encoder, "damping": damping, "device": device},
     )
     with recorded(store, "diagnose", encoder=chosen.encoder_id, damping=damping) as run:
-        _, phi = vectors.stored_queries(store, chosen)
-        matrices = vectors.corpus_curvature(store, chosen, where)
+        _, phi = stored.query_vectors(store, chosen)
+        matrices = stored.corpus_curvature(store, chosen, where)
         system = vectors.system(store, chosen, recipe, where, lambda: matrices)
         found = list(_measure(system, phi[:QUERIES].to(where), sorted(set(iterations)), progress))
         key = {"encoder": chosen.encoder_id, "damping": damping}

@@ -41,7 +41,11 @@ class Main(LazyGroup):
             sys.exit(error.exit_code)
 
 
-@click.group(cls=Main, commands_in=COMMANDS, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=Main,
+    commands_in=COMMANDS,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.version_option(attrstore.__version__, prog_name="attrstore")
 def main() -> None:
     """Keep, query and compare training-data attributions of language models in one DuckDB file.

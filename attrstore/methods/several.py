@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from attrstore.errors import InputError, MismatchError
-from attrstore.methods import vectors
+from attrstore.methods import stored, vectors
 from attrstore.methods.base import Method, Ranking
 from attrstore.methods.vectors import Recipe
 from attrstore.statements import statement
@@ -47,8 +47,8 @@ def rank_tracincp(store: Store, request: Request) -> Ranking:
         encoder, recipe, device = vectors.resolve(
             store, Recipe("none", "none"), "gradient", {**options, "encoder": name}
         )
-        vectors.refuse_missing(store, encoder)
-        ids, phi = vectors.stored_queries(store, encoder)
+        stored.refuse_missing(store, encoder)
+        ids, phi = stored.query_vectors(store, encoder)
         if members and ids != query_ids:
             raise InputError(
                 f"{store.path}: {members[0][0].name} has {len(query_ids):,} queries encoded and {encoder.name} "
@@ -125,8 +125,8 @@ def rank_less(store: Store, request: Request) -> Ranking:
     wanted = options.pop("query_encoder", None)
     encoder, recipe, device = vectors.resolve(store, Recipe("none", "vector"), "gradient", options)
     plain = _plain(store, encoder, wanted)
-    vectors.refuse_missing(store, encoder)
-    query_ids, phi = vectors.stored_queries(store, plain)
+    stored.refuse_missing(store, encoder)
+    query_ids, phi = stored.query_vectors(store, plain)
     ranking = vectors.rank_vectors(store, encoder, recipe, query_ids, phi.to(device), request)
     return replace(ranking, spec={**ranking.spec, "query_encoder": plain.encoder_id})
 

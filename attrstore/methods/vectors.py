@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from attrstore.errors import InputError
+from attrstore.methods import stored
 from attrstore.methods.base import Ranking
 
 if TYPE_CHECKING:
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 
 CURVATURES = ("none", "corpus", "mixed")
 NORMS = ("none", "vector", "block")
-CURVATURE_ROWS = 65_536  # of the corpus; more would not change a matrix of some hundred rows
 OPTIONS = frozenset({"encoder", "curvature", "norm", "mixing", "damping", "device"})
 
 
@@ -53,8 +53,8 @@ class Recipe:
 def rank(recipe: Recipe, kind: str, store: Store, request: Request) -> Ranking:
     """Rank by the recipe, as changed by the request's options, over the newest encoder of the kind."""
     encoder, recipe, device = resolve(store, recipe, kind, request.options)
-    query_ids, vectors = stored_queries(store, encoder)
-    refuse_missing(store, encoder)
+    query_ids, vectors = stored.query_vectors(store, encoder)
+    stored.refuse_missing(store, encoder)
     return rank_vectors(store, encoder, recipe, query_ids, vectors.to(device), request)
 
 
@@ -196,12 +196,12 @@ def _curvature(
     """Return R of each block, and the lambda that was used if it is a mixture."""
     from attrstore import curvature
 
-    matrices = corpus_curvature(store, encoder, device)
+    matrices = stored.corpus_curvature(store, encoder, device)
     if recipe.curvature != "mixed":
         return matrices, None
     moment = curvature.SecondMoment(encoder.blocks, device)
-    _, stored = stored_queries(store, encoder)
-    moment.add(stored.to(device))
+    _, of_store = stored.query_vectors(store, encoder)
+    moment.add(of_store.to(device))
     of_queries = moment.matrices()
     auto = recipe.mixing == "auto"
     mixing = curvature.choose_mixing(matrices, of_queries) if auto else float(recipe.mixing)
@@ -236,69 +236,10 @@ def system(
         blocks=encoder.blocks,
         shapes=lambda: [encoder.shape(block) for block in encoder.blocks],
         matrices=matrices,
-        rows=lambda: corpus_rows(store, encoder, device),
+        rows=lambda: stored.corpus_rows(store, encoder, device),
         damping=recipe.damping,
         iterations=recipe.iterations or 0,
     )
-
-
-def corpus_rows(store: Store, encoder: Encoder, device: torch.device) -> Iterator[Tensor]:
-    """Yield the encodings [n, D] that stand for the corpus: all, or a fixed sample of a large one."""
-    from attrstore import scan
-
-    one_in = max(1, _encoded(store, encoder) // CURVATURE_ROWS)
-    for chunk in scan.chunks(store, encoder, "curvature_rows", device, one_in=one_in):
-        yield _scaled(chunk.directions, chunk.norms, encoder.blocks, "none")
-
-
-def _encoded(store: Store, encoder: Encoder) -> int:
-    count = "SELECT count(code) FROM encodings WHERE encoder_id = $e"
-    return int(store.value(count, {"e": encoder.encoder_id}))
-
-
-def corpus_curvature(store: Store, encoder: Encoder, device: torch.device) -> list[Tensor]:
-    """Return the second moment of the corpus's encodings, block by block; kept in the store if it is small.
-
-    It is kept when it takes less than a tenth of the codes' own bytes. On a smaller corpus reading it would
-    save less than the file would grow, and it is computed anew.
-    """
-    import pyarrow
-
-    from attrstore import codes, curvature
-
-    key = {"encoder": encoder.encoder_id, "side": "corpus"}
-    encoded = _encoded(store, encoder)
-    kept = {
-        block: (n, scale, matrix)
-        for block, n, scale, matrix in store.named("scoring", "curvature", key).fetchall()
-    }
-    if kept and next(iter(kept.values()))[0] == encoded:
-        return [
-            curvature.unpack(kept[b.name][1], kept[b.name][2], b.length).to(device) for b in encoder.blocks
-        ]
-    moment = curvature.SecondMoment(encoder.blocks, device)
-    for rows in corpus_rows(store, encoder, device):
-        moment.add(rows)
-    if not moment.n:
-        raise InputError(
-            f"{store.path}: the encoder {encoder.name} has no encodings to take a curvature from."
-        )
-    matrices = moment.matrices()
-    size = sum(block.length * (block.length + 1) for block in encoder.blocks)
-    if store.writable and size * 10 < encoded * codes.CODES[encoder.code].n_bytes(encoder.dimensions):
-        packed = [curvature.pack(matrix.cpu()) for matrix in matrices]
-        table = pyarrow.table(
-            {
-                "block": [block.name for block in encoder.blocks],
-                "n": pyarrow.array([encoded] * len(packed), pyarrow.int64()),
-                "scale": [scale for scale, _ in packed],
-                "matrix": pyarrow.array([matrix for _, matrix in packed], pyarrow.large_binary()),
-            }
-        )
-        with store.transaction(), store.registered(moments=table):
-            store.named("scoring", "drop_curvature", key)
-            store.named("scoring", "insert_curvature", key)
-    return matrices
 
 
 def _labelled(
@@ -330,30 +271,6 @@ def _labelled(
         torch.tensor(ids, dtype=torch.long),
         torch.cat(scores) if scores else torch.empty(0),
     )
-
-
-def stored_queries(store: Store, encoder: Encoder) -> tuple[list[int], Tensor]:
-    """Return the ids of the encoded queries, ascending, and their vectors: float32 [q, D]."""
-    import torch
-
-    rows = store.named("scoring", "query_vectors", {"encoder": encoder.encoder_id}).fetchall()
-    if not rows:
-        raise InputError(
-            f"{store.path}: no query is encoded under {encoder.name}. First: attrstore ingest queries "
-            f"{store.path} FILE, then attrstore ingest gradients again."
-        )
-    values = torch.frombuffer(bytearray(b"".join(vector for _, vector in rows)), dtype=torch.float32)
-    return [query_id for query_id, _ in rows], values.view(len(rows), encoder.dimensions)
-
-
-def refuse_missing(store: Store, encoder: Encoder) -> None:
-    """Refuse to rank while selected examples have not been looked at by the encoder."""
-    ((missing,),) = store.named("scoring", "not_encoded", {"encoder": encoder.encoder_id}).fetchall()
-    if missing:
-        raise InputError(
-            f"{store.path}: {missing:,} of the examples to rank are not encoded under {encoder.name}. "
-            "Run the same attrstore ingest gradients command again: it encodes what is missing."
-        )
 
 
 def _checked(recipe: Recipe) -> Recipe:
