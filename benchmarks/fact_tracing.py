@@ -35,15 +35,16 @@ ENCODERS: dict[str, dict[str, Any]] = {
     "optimizer": {"kronecker_factors": False, "optimizer_state": "optimizer.pt"},
     "recommended": {},
 }
-# method: the encoder that it reads
-METHODS: dict[str, str | None] = {
-    "dot": "plain",
-    "cosine": "plain",
-    "trak": "plain",
-    "trackstar": "optimizer",
-    "trackstar-block": "recommended",
-    "repsim": None,
-    "bm25": None,
+# scoring: its method and the encoder that it reads
+SCORINGS: dict[str, tuple[str, str | None]] = {
+    "dot": ("dot", "plain"),
+    "cosine": ("cosine", "plain"),
+    "trak": ("trak", "plain"),
+    "trackstar": ("trackstar", "optimizer"),
+    "trackstar-block": ("trackstar-block", "recommended"),
+    "trackstar-block, optimizer": ("trackstar-block", "optimizer"),
+    "repsim": ("repsim", None),
+    "bm25": ("bm25", None),
 }
 METRICS = {"mrr": ("MRR", 3), "hit_at_10": ("hit@10", 3), "tail_patch_logprob": ("tail-patch", 5)}
 
@@ -72,11 +73,11 @@ def prepare(store: attrstore.Store, data: Path) -> None:
     with timed("representations"):
         ingest_representations(store, model=model)
     known = {name for (name,) in store.rows("SELECT name FROM scorings")}
-    for method, encoder in METHODS.items():
-        if method not in known:
-            with timed(f"score {method}"):
+    for name, (method, encoder) in SCORINGS.items():
+        if name not in known:
+            with timed(f"score {name}"):
                 options: dict[str, Any] = {"encoder": encoder} if encoder else {}
-                score(store, method, **options)
+                score(store, method, name=name, **options)
 
 
 def table(store: attrstore.Store) -> None:
@@ -88,14 +89,14 @@ def table(store: attrstore.Store) -> None:
         )
     }
     measured = dict(store.rows("SELECT name, count(tail_patch_logprob) FROM query_report GROUP BY name"))
-    print(f"\n{'method':16}" + "".join(f"{title:>34}" for title, _ in METRICS.values()) + "    over")
-    for method in METHODS:
+    print(f"\n{'method':28}" + "".join(f"{title:>34}" for title, _ in METRICS.values()) + "    over")
+    for name in SCORINGS:
         cells = ""
         for metric, (_, places) in METRICS.items():
-            mean, low, high = found[method, metric]
+            mean, low, high = found[name, metric]
             sign = "+" if places == 5 else ""
             cells += f"{f'{mean:{sign}.{places}f}  [{low:{sign}.{places}f}, {high:{sign}.{places}f}]':>34}"
-        print(f"{method:16}{cells}  {measured[method]:6}")
+        print(f"{name:28}{cells}  {measured[name]:6}")
 
 
 def main() -> None:
@@ -114,7 +115,7 @@ def main() -> None:
         prepare(store, arguments.data)
         with timed("tail-patch"):
             done = tail_patch(
-                store, queries=arguments.queries, learning_rate=arguments.learning_rate, scorings=list(METHODS),
+                store, queries=arguments.queries, learning_rate=arguments.learning_rate, scorings=list(SCORINGS),
                 optimizer_state=model / "optimizer.pt", model=model,
             )  # fmt: skip
         print(
