@@ -96,7 +96,7 @@ def test_reader_is_told_which_process_writes(path: Path) -> None:
 
 
 def test_missing_store_names_the_command_that_makes_one(path: Path) -> None:
-    with pytest.raises(attrstore.StoreError, match=f"attrstore init {path}"):
+    with pytest.raises(attrstore.InputError, match=f"attrstore init {path}"):
         attrstore.open(path)
     assert not path.exists()
 
