@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 
 # encoder: the options of its ingest
 ENCODERS: dict[str, dict[str, Any]] = {
-    "plain": {"kronecker_factors": False},
-    "optimizer": {"kronecker_factors": False, "optimizer_state": "optimizer.pt"},
-    "recommended": {},
+    "plain": {},
+    "optimizer": {"optimizer_state": "optimizer.pt"},
+    "kronecker": {"kronecker_factors": True},
 }
 # scoring: its method and the encoder that it reads
 SCORINGS: dict[str, tuple[str, str | None]] = {
@@ -41,8 +41,9 @@ SCORINGS: dict[str, tuple[str, str | None]] = {
     "cosine": ("cosine", "plain"),
     "trak": ("trak", "plain"),
     "trackstar": ("trackstar", "optimizer"),
-    "trackstar-block": ("trackstar-block", "recommended"),
-    "trackstar-block, optimizer": ("trackstar-block", "optimizer"),
+    "trackstar-block": ("trackstar-block", "optimizer"),
+    "trackstar-block, no state": ("trackstar-block", "plain"),
+    "trackstar-block, kronecker": ("trackstar-block", "kronecker"),
     "repsim": ("repsim", None),
     "bm25": ("bm25", None),
 }

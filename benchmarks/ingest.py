@@ -61,7 +61,9 @@ def whole(data: Path, store: Path, options: dict[str, Any]) -> dict[str, float]:
         ingest_labels(opened, [data / "labels.jsonl"])
         seconds["files"] = time.perf_counter() - start
         start = time.perf_counter()
-        ingest_gradients(opened, model=data / "model", **options)
+        ingest_gradients(
+            opened, model=data / "model", optimizer_state=data / "model" / "optimizer.pt", **options
+        )
         seconds["gradients"] = time.perf_counter() - start
         start = time.perf_counter()
         score(opened, "trackstar-block")
@@ -96,7 +98,7 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--batch-tokens", type=int, default=4096)
     parser.add_argument("--projection-dim", type=int, default=16)
-    parser.add_argument("--no-kronecker", action="store_true")
+    parser.add_argument("--kronecker", action="store_true")
     parser.add_argument("--bergson", metavar="COMMAND")
     arguments = parser.parse_args()
     loaded = models.load(arguments.data / "model", device=arguments.device, dtype=arguments.dtype)
@@ -115,7 +117,7 @@ def main() -> None:
     )
     options = {
         "dtype": arguments.dtype, "device": arguments.device, "batch_tokens": arguments.batch_tokens,
-        "projection_dim": arguments.projection_dim, "kronecker_factors": not arguments.no_kronecker,
+        "projection_dim": arguments.projection_dim, "kronecker_factors": arguments.kronecker,
     }  # fmt: skip
     plain(loaded.model, batches[:3])  # warm up
     times: dict[str, list[float]] = {}

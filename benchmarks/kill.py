@@ -1,6 +1,6 @@
 """Kill a gradient ingest at random moments until it is done, and compare with an uninterrupted run.
 
-python benchmarks/kill.py DATA [--kills 10] [--seed 0]
+python benchmarks/kill.py DATA [--kills 10] [--seed 0] [--kronecker]
 
 Each round starts the command line's own job, kills it with SIGKILL after a random time, and starts it again.
 """
@@ -28,13 +28,14 @@ TABLES = {
 }
 
 
-def make(path: Path, data: Path) -> list[str]:
+def make(path: Path, data: Path, extra: list[str]) -> list[str]:
     """Make a store with corpus and queries, and return the command that encodes it."""
     with attrstore.open(path, create=True) as store:
         ingest_corpus(store, [data / "corpus.jsonl"])
         ingest_queries(store, [data / "queries.jsonl"])
     program = "from attrstore.cli import main; main()"
-    return [sys.executable, "-c", program, "ingest", "gradients", str(path), "--model", str(data / "model")]
+    return [sys.executable, "-c", program, "ingest", "gradients", str(path), "--model", str(data / "model"),
+            "--optimizer-state", str(data / "model" / "optimizer.pt"), *extra]  # fmt: skip
 
 
 def main() -> None:
@@ -44,16 +45,18 @@ def main() -> None:
     )
     parser.add_argument("data", type=Path)
     parser.add_argument("--kills", type=int, default=10)
+    parser.add_argument("--kronecker", action="store_true")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
+    extra = ["--kronecker"] if arguments.kronecker else []
     moments = random.Random(arguments.seed)
     with tempfile.TemporaryDirectory() as folder:
         whole, killed = Path(folder) / "whole.duckdb", Path(folder) / "killed.duckdb"
         start = time.perf_counter()
-        subprocess.run(make(whole, arguments.data), check=True, capture_output=True)
+        subprocess.run(make(whole, arguments.data, extra), check=True, capture_output=True)
         seconds = time.perf_counter() - start
         print(f"uninterrupted: {seconds:.0f} s", flush=True)
-        command = make(killed, arguments.data)
+        command = make(killed, arguments.data, extra)
         done = 0
         while done < arguments.kills:
             # Ten kills should fall all over one run's length, start-up included.

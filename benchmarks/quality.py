@@ -35,17 +35,12 @@ ABLATION: tuple[tuple[str, str, str, dict[str, Any]], ...] = (
     ("R, no norm (TRAK-like)", "plain", "trak", {}),
     ("optimizer, norm per block", "optimizer", "trackstar-block", {}),
 )
-ENCODERS: dict[str, dict[str, Any]] = {
-    "plain": {"kronecker_factors": False},
-    "optimizer": {"kronecker_factors": False, "optimizer_state": True},
-}
 
 
 def encode(store: attrstore.Store, data: Path, name: str, **options: Any) -> None:
-    """Run one gradient ingest, with the optimizer's state where asked."""
-    if options.pop("optimizer_state", False):
-        options["optimizer_state"] = data / "model" / "optimizer.pt"
-    ingest_gradients(store, model=data / "model", name=name, **options)
+    """Run one gradient ingest; all but the encoder called `plain` use the optimizer's state."""
+    state = None if name == "plain" else data / "model" / "optimizer.pt"
+    ingest_gradients(store, model=data / "model", optimizer_state=state, name=name, **options)
 
 
 def corpus_alone(data: Path, path: Path, **options: Any) -> float:
@@ -134,10 +129,10 @@ def ablation(data: Path, path: Path) -> bool:
         ingest_queries(store, [data / "queries.jsonl"])
         ingest_labels(store, [data / "labels.jsonl"])
         for name in ("plain", "optimizer"):
-            encode(store, data, name, **ENCODERS[name])
+            encode(store, data, name)
         for name, encoder, method, options in ABLATION:
             score(store, method, name=name, encoder=encoder, **options)
-    mrr = {n: m for n, (m, _) in print_report(path, "ablation, k 16, int8, --no-kronecker").items()}
+    mrr = {n: m for n, (m, _) in print_report(path, "ablation, --projection-dim 16 --code int8").items()}
     full = mrr["TrackStar (optimizer, R mixed)"]
     return reached(
         {

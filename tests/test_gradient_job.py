@@ -46,8 +46,9 @@ def test_everything_is_encoded_once(store: Store, model: Path) -> None:
     assert store.value("SELECT count(*) FROM encoders") == 1
 
 
-@pytest.mark.parametrize("options", [{}, {"optimizer_state": "optimizer.pt", "kronecker_factors": False},
-                                     {"optimizer_state": "optimizer.pt", "code": "1bit"}])  # fmt: skip
+@pytest.mark.parametrize("options", [{}, {"kronecker_factors": True},
+                                     {"optimizer_state": "optimizer.pt", "code": "1bit"},
+    {"optimizer_state": "optimizer.pt", "kronecker_factors": True}])  # fmt: skip
 def test_a_job_stopped_at_any_batch_ends_as_an_uninterrupted_one(
     tmp_path: Path, model: Path, options: dict[str, Any]
 ) -> None:
@@ -134,7 +135,7 @@ def test_a_gradient_that_is_not_finite_is_marked_and_the_job_goes_on(tmp_path: P
     broken.save_pretrained(tmp_path / "model")
     tiny.tokenizer().save_pretrained(tmp_path / "model")
     tiny.fill(store, ["a b c", "a stone b", "d e f"], QUERIES[:1])
-    counts = small(store, tmp_path / "model", kronecker_factors=False)
+    counts = small(store, tmp_path / "model")
     assert counts.outcomes == {"ok": 2, "skipped": 1}
     assert store.rows("SELECT status, code IS NULL FROM encodings ORDER BY example_id") == [
         ("ok", False), ("skipped: gradient is not finite", True), ("ok", False)]  # fmt: skip

@@ -298,7 +298,7 @@ def test_modules_smaller_than_the_projection_have_factors_of_their_own_sizes(
     }  # fmt: skip
     with attrstore.open(tmp_path / "s.duckdb", create=True) as store:
         tiny.fill(store, tiny.sentences(N), QUERIES, LABELS)
-        ingest_gradients(store, model=model, projection_dim=18, code="fp16", kronecker_factors=False)
+        ingest_gradients(store, model=model, projection_dim=18, code="fp16")
         score(store, method, top_k=N)
         found = all_scores(store, method)
         q, z, blocks = vectors(store)
@@ -317,7 +317,7 @@ def test_modules_smaller_than_the_projection_have_factors_of_their_own_sizes(
 def test_a_block_that_is_not_square_and_of_unknown_shape_is_refused(tmp_path: Path, model: Path) -> None:
     with attrstore.open(tmp_path / "s.duckdb", create=True) as store:
         tiny.fill(store, tiny.sentences(6), QUERIES)
-        ingest_gradients(store, model=model, projection_dim=20, kronecker_factors=False)
+        ingest_gradients(store, model=model, projection_dim=20)
         store.execute(
             """UPDATE encoders SET blocks = (SELECT to_json(list(struct_pack(
                name := b ->> 'name', "offset" := (b ->> 'offset')::INT, length := (b ->> 'length')::INT)))

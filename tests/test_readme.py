@@ -24,8 +24,8 @@ def blocks(language: str) -> list[str]:
 
 def test_every_command_and_the_python_example_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    tiny.checkpoint(tmp_path / "model")
-    rows = {
+    tiny.adam_state(tiny.checkpoint(tmp_path / "model"))
+    rows: dict[str, list[dict[str, object]]] = {
         "corpus": [{"id": f"e-{i}", "text": text} for i, text in enumerate(tiny.sentences(20))],
         "queries": [
             {"id": "q-0", "prompt": "a b c", "target": " d"},
@@ -34,7 +34,9 @@ def test_every_command_and_the_python_example_run(tmp_path: Path, monkeypatch: p
         "labels": [{"query_id": "q-0", "example_id": "e-3", "label": 1}],
     }
     for name, records in rows.items():
-        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, records)), encoding="utf-8")
+        (tmp_path / f"{name}.jsonl").write_text(
+            "\n".join(json.dumps(record) for record in records), encoding="utf-8"
+        )
     commands = [line for block in blocks("sh") for line in block.strip().splitlines()]
     assert len(commands) >= 15
     for command in commands:

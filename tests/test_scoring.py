@@ -33,7 +33,7 @@ def scored(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Path:
     path = tmp_path_factory.mktemp("scored") / "s.duckdb"
     with attrstore.open(path, create=True) as store:
         tiny.fill(store, tiny.sentences(N), QUERIES, LABELS)
-        ingest_gradients(store, model=model, projection_dim=4, code="fp16", kronecker_factors=False)
+        ingest_gradients(store, model=model, projection_dim=4, code="fp16")
     return path
 
 

@@ -29,11 +29,11 @@ def encoded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     recipe: dict[str, Any] = {"projection_dim": 4, "code": "fp16"}
     with attrstore.open(folder / "s.duckdb", create=True) as store:
         tiny.fill(store, tiny.sentences(N), QUERIES, LABELS)
-        ingest_gradients(store, model=first, kronecker_factors=False, name="first", **recipe)
-        ingest_gradients(store, model=second, kronecker_factors=False, name="second", **recipe)
-        ingest_gradients(store, model=first, name="whitened", **recipe)
+        ingest_gradients(store, model=first, name="first", **recipe)
+        ingest_gradients(store, model=second, name="second", **recipe)
+        ingest_gradients(store, model=first, name="whitened", kronecker_factors=True, **recipe)
         ingest_gradients(
-            store, model=first, kronecker_factors=False, name="adam",
+            store, model=first, name="adam",
             optimizer_state=tiny.adam_state(first), **recipe,
         )  # fmt: skip
     return folder / "s.duckdb"

@@ -56,8 +56,8 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
     help="How: in Adafactor's form, which costs nothing, or elementwise.",
 )  # fmt: skip
 @click.option(
-    "--kronecker/--no-kronecker", "kronecker_factors", default=True, show_default=True,
-    help="Whiten inputs and output gradients before projecting, as measured on a sample.",
+    "--kronecker", "kronecker_factors", is_flag=True,
+    help="Whiten inputs and output gradients, as measured on a sample, before projecting.",
 )  # fmt: skip
 @click.option(
     "--projection-dim", type=int, default=16, show_default=True, metavar="K",

@@ -84,7 +84,9 @@ def disagreement(store: Store) -> Disagreement:
 def next_commands(store: Path, case: Disagreement) -> list[str]:
     """Commands that go on from here, ready to paste."""
     path = shlex.quote(str(store))
-    program = "attrstore" if shutil.which("attrstore") else sys.argv[0]  # an environment that is not activated
+    program = (
+        "attrstore" if shutil.which("attrstore") else sys.argv[0]
+    )  # an environment that is not activated
     query = f"FROM comparison WHERE query = '{case.query}' ORDER BY influence_rank LIMIT 20"
     return [
         f"{program} report {path} --by frequency",

@@ -34,7 +34,7 @@ SAME_PROJECTION = ("model", "projection_dim", "seed", "blocks", "kronecker")
 def rank_tracincp(store: Store, request: Request) -> Ranking:
     """Sum over checkpoints of learning rate times inner product; each checkpoint is one encoder.
 
-    The published method is that of encodings made with --no-kronecker. An example that one of the encoders
+    The published method is that of encodings made without --kronecker. An example that one of the encoders
     could not encode is left out.
     """
     options = dict(request.options)
@@ -135,7 +135,7 @@ def _plain(store: Store, encoder: Encoder, wanted: str | None) -> Encoder:
     """Return the uncorrected encoder that projects as `encoder` does: the one asked for, or the newest."""
     from attrstore import encoders
 
-    how = "attrstore ingest gradients --no-kronecker, once with --optimizer-state FILE and once without"
+    how = "attrstore ingest gradients, once with --optimizer-state FILE and once without, never with --kronecker"
     if encoder.spec["correction"] == "none" or encoder.spec["kronecker"] is not None:
         raise InputError(
             f"--encoder {encoder.name}: less wants the examples' gradients corrected by the optimizer's state, "
@@ -178,7 +178,7 @@ LESS = Method(
     name="less",
     family="influence",
     paper="Xia et al. 2024 (LESS), arXiv 2402.04333",
-    needs="attrstore ingest gradients --no-kronecker, with and without --optimizer-state",
+    needs="attrstore ingest gradients with and without --optimizer-state",
     cost="one scan; two ingests",
     when="To select training data as LESS does: Adam's direction for the examples, cosine.",
     rank=rank_less,
