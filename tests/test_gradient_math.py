@@ -222,3 +222,17 @@ def test_trainer_groups_and_adafactor_states_are_matched(tmp_path: Path) -> None
     for m in maps:  # GPT-2 keeps weights as in x out, so the state's columns are the outputs
         assert factored[m.name].row.tolist() == list(range(1, m.n_out + 1))
         assert factored[m.name].column.tolist() == list(range(1, m.n_in + 1))
+
+
+def test_bfloat16_stays_close_to_float32() -> None:
+    """bfloat16 keeps 8 bits, so a sum over layers should keep its direction to about one per cent."""
+    items = sequences.examples(enumerate(tiny.sentences(6, seed=5)), tiny.tokenizer(), 32, "truncate")
+    encodings = []
+    for dtype in (torch.float32, torch.bfloat16):
+        model = tiny.model().to(dtype)
+        maps = linear.find(model)
+        projections = {m.name: projection.make(m, dim=K, seed=0, moment=None) for m in maps}
+        encodings.append(encode(model, maps, projections, items))
+    single, half = encodings
+    assert half.dtype == torch.float32
+    assert torch.nn.functional.cosine_similarity(single, half, dim=1).min() > 0.99

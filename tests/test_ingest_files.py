@@ -88,7 +88,7 @@ def snapshot(store: Store) -> dict[str, list[tuple[Any, ...]]]:
 
 
 def refused(store: Store, job: Callable[[], object]) -> str:
-    """Run a job that must be refused; the store and the session must be as before."""
+    """Run a job that must be refused; the store and its connection must be as before."""
     before = snapshot(store)
     with pytest.raises(InputError) as caught:
         job()
