@@ -61,7 +61,7 @@ def main() -> None:
         while done < arguments.kills:
             # Ten kills should fall all over one run's length, start-up included.
             job = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            wait = moments.uniform(0.1, 1.9) * seconds / arguments.kills + 4
+            wait = moments.uniform(0.1, 1.3) * seconds / arguments.kills + 4
             try:
                 job.wait(wait)
                 break  # it was faster than the dice
