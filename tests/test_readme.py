@@ -6,12 +6,16 @@ import json
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
+from attrstore.ingest.gradients import ingest_gradients
 from click.testing import CliRunner
 
+import attrstore
 from attrstore.cli import main
 from attrstore.methods import METHODS
+from attrstore.scoring import score
 from tests import tiny
 
 ROOT = Path(__file__).parents[1]
@@ -46,6 +50,29 @@ def test_every_command_and_the_python_example_run(tmp_path: Path, monkeypatch: p
         assert result.exit_code == 0, (command, result.output)
     for block in blocks("python"):
         exec(compile(block, "README.md", "exec"), {})
+
+
+def test_the_example_of_a_method_ranks_like_its_options(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (block,) = blocks("py")
+    names: dict[str, Any] = {}
+    exec(compile(block, "README.md", "exec"), names)
+    method = names["COSINE_BLOCK"]
+    monkeypatch.setitem(METHODS, method.name, method)
+    with attrstore.open(tmp_path / "s.duckdb", create=True) as store:
+        tiny.fill(store, tiny.sentences(12), [("a b", " c")])
+        ingest_gradients(store, model=tiny.checkpoint(tmp_path / "model"), projection_dim=4)
+        score(store, "cosine", norm="block", name="by option")
+        score(store, method.name)
+        by_option, by_file = (
+            store.rows(
+                "SELECT example, rank, score FROM influence WHERE scoring = $n ORDER BY ALL", {"n": name}
+            )
+            for name in ("by option", method.name)
+        )
+    assert by_option == by_file
+    assert len(by_file) == 12
 
 
 def test_make_targets_exist() -> None:
