@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Check:
-    """One rule: a statement of `sql/check.sql`, the rule in words, and what to do when it is broken."""
+    """One rule: a statement of `sql/statements/check.sql`, the rule in words, and what to do when it is broken."""
 
     name: str
     rule: str

@@ -20,23 +20,30 @@ class Script(NamedTuple):
 def scripts() -> tuple[Script, ...]:
     """Numbered scripts in order: below 100 migrations, from 100 on the views and macros of the face."""
     found = []
-    for entry in files("attrstore.sql").iterdir():
-        match = re.fullmatch(r"(\d{3})_(\w+)\.sql", entry.name)
-        if match:
-            found.append(Script(int(match[1]), match[2], entry.read_text(encoding="utf-8")))
+    for room in ("schema", "face"):
+        for entry in files("attrstore.sql").joinpath(room).iterdir():
+            match = re.fullmatch(r"(\d{3})_(\w+)\.sql", entry.name)
+            if match:
+                found.append(Script(int(match[1]), match[2], entry.read_text(encoding="utf-8")))
     return tuple(sorted(found))
 
 
 @cache
 def statement(file: str, name: str) -> str:
-    """Return the statement under `-- name: NAME` in `sql/FILE.sql`.
+    """Return the statement under `-- name: NAME` in `sql/statements/FILE.sql`.
 
     Raises `KeyError` naming the file when there is no such statement, and `ValueError` when a name stands twice.
     """
-    parts = _NAME.split(files("attrstore.sql").joinpath(f"{file}.sql").read_text(encoding="utf-8"))
+    parts = _NAME.split(
+        files("attrstore.sql").joinpath("statements", f"{file}.sql").read_text(encoding="utf-8")
+    )
     statements = dict(zip(parts[1::2], parts[2::2], strict=True))
     if len(statements) < len(parts[1::2]):
-        raise ValueError(f"sql/{file}.sql has two statements of one name among {', '.join(parts[1::2])}")
+        raise ValueError(
+            f"sql/statements/{file}.sql has two statements of one name among {', '.join(parts[1::2])}"
+        )
     if name not in statements:
-        raise KeyError(f"sql/{file}.sql has no statement named {name}; it has {', '.join(statements)}")
+        raise KeyError(
+            f"sql/statements/{file}.sql has no statement named {name}; it has {', '.join(statements)}"
+        )
     return statements[name].strip()

@@ -15,12 +15,12 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from attrstore.ingest.corpus import ingest_corpus
-from attrstore.ingest.lexical import ingest_lexical
-from attrstore.ingest.queries import ingest_queries
 from rank_bm25 import BM25Okapi
 
 import attrstore
+from attrstore.ingest.files.corpus import ingest_corpus
+from attrstore.ingest.files.queries import ingest_queries
+from attrstore.ingest.lexical import ingest_lexical
 from attrstore.methods import METHODS, Request
 from attrstore.scoring import selected
 

@@ -25,9 +25,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow
-from attrstore.ingest.lexical import ingest_lexical
 
 import attrstore
+from attrstore.ingest.lexical import ingest_lexical
 from attrstore.methods import METHODS, Request
 from attrstore.scoring import selected
 from benchmarks.rows import Row, conclude

@@ -22,19 +22,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from attrstore.ingest import models
-from attrstore.ingest.corpus import ingest_corpus
-from attrstore.ingest.gradients import ingest_gradients
-from attrstore.ingest.import_scores import import_scores
-from attrstore.ingest.lexical import ingest_lexical
-from attrstore.ingest.queries import ingest_queries
-from attrstore.ingest.representations import ingest_representations
 
 import attrstore
 from attrstore.cli.report_table import print_report
 from attrstore.demo import train
 from attrstore.demo.train import Progress, Recipe
-from attrstore.report import tabulate
+from attrstore.evaluation.report import tabulate
+from attrstore.ingest.encode.gradients import ingest_gradients
+from attrstore.ingest.encode.representations import ingest_representations
+from attrstore.ingest.files.corpus import ingest_corpus
+from attrstore.ingest.files.queries import ingest_queries
+from attrstore.ingest.files.scores import import_scores
+from attrstore.ingest.lexical import ingest_lexical
+from attrstore.ingest.model import causal
 from attrstore.scoring import score
 from benchmarks.lds import CORRECTED, PLAIN, SCORINGS
 from benchmarks.published_matrices import MATRICES
@@ -124,7 +124,7 @@ def train_adapter(task: Task, recipe: Recipe, seed: int) -> Path:
 
     base, folder = task.folder / "base", task.folder / "adapter"
     train.train(task.file("shuffled"), task.file("queries"), base, seed=seed, recipe=recipe, report=say)
-    loaded = models.load(base, device="cpu")
+    loaded = causal.load(base, device="cpu")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         config = peft.LoraConfig(
@@ -201,7 +201,7 @@ def measured(store: attrstore.Store) -> list[tuple[Any, ...]]:
 
 def print_model(store: attrstore.Store, task: Task, model: Path) -> None:
     """What the model has learned: a table about one that learned nothing would mean nothing."""
-    loaded = models.load(model, device="cpu")
+    loaded = causal.load(model, device="cpu")
     right = {
         side: train.recall(loaded.model, tokens(loaded.tokenizer, rows))
         for side, rows in (("train", task.train), ("test", task.test))

@@ -27,11 +27,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from attrstore.ingest.gradients import ingest_gradients
-from attrstore.ingest.lexical import ingest_lexical
 
 import attrstore
-from attrstore.report import tabulate
+from attrstore.evaluation.report import tabulate
+from attrstore.ingest.encode.gradients import ingest_gradients
+from attrstore.ingest.lexical import ingest_lexical
 from attrstore.scoring import score
 from benchmarks import bm25_speed, scan_speed, synthetic
 from benchmarks.rows import Row, conclude

@@ -17,16 +17,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attrstore.ingest.corpus import ingest_corpus
-from attrstore.ingest.gradients import ingest_gradients
-from attrstore.ingest.labels import ingest_labels
-from attrstore.ingest.lexical import ingest_lexical
-from attrstore.ingest.queries import ingest_queries
-from attrstore.ingest.representations import ingest_representations
-
 import attrstore
 from attrstore.cli.trace import print_trace
-from attrstore.trace import Trace, trace
+from attrstore.ingest.encode.gradients import ingest_gradients
+from attrstore.ingest.encode.representations import ingest_representations
+from attrstore.ingest.files.corpus import ingest_corpus
+from attrstore.ingest.files.labels import ingest_labels
+from attrstore.ingest.files.queries import ingest_queries
+from attrstore.ingest.lexical import ingest_lexical
+from attrstore.workflows.trace import Trace, trace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -25,15 +25,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from attrstore.ingest.corpus import ingest_corpus
-from attrstore.ingest.gradients import ingest_gradients
-from attrstore.ingest.import_scores import import_scores
-from attrstore.ingest.labels import ingest_labels
-from attrstore.ingest.lexical import ingest_lexical
-from attrstore.ingest.queries import ingest_queries
-from attrstore.ingest.tail_patch import tail_patch
 
 import attrstore
+from attrstore.ingest.encode.gradients import ingest_gradients
+from attrstore.ingest.files.corpus import ingest_corpus
+from attrstore.ingest.files.labels import ingest_labels
+from attrstore.ingest.files.queries import ingest_queries
+from attrstore.ingest.files.scores import import_scores
+from attrstore.ingest.lexical import ingest_lexical
+from attrstore.ingest.measure.tail_patch import tail_patch
 from attrstore.scoring import score
 from benchmarks.bergson_trackstar import read_scores
 from benchmarks.frontier_picture import draw

@@ -23,14 +23,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from attrstore.ingest import models, sequences
-from attrstore.ingest.corpus import ingest_corpus
-from attrstore.ingest.gradients import ingest_gradients
-from attrstore.ingest.labels import ingest_labels
-from attrstore.ingest.queries import ingest_queries
 from torch.nn import functional
 
 import attrstore
+from attrstore.ingest.encode.gradients import ingest_gradients
+from attrstore.ingest.files.corpus import ingest_corpus
+from attrstore.ingest.files.labels import ingest_labels
+from attrstore.ingest.files.queries import ingest_queries
+from attrstore.ingest.model import causal, sequences
 from attrstore.scoring import score
 from benchmarks.rows import Row, conclude
 
@@ -80,7 +80,7 @@ def whole(data: Path, store: Path, options: dict[str, Any]) -> dict[str, float]:
 def imports() -> float:
     """Seconds of starting Python with everything that an ingest imports, which the peer's time has too."""
     start = time.perf_counter()
-    program = "import torch, attrstore.ingest.gradients; from transformers import AutoModelForCausalLM"
+    program = "import torch, attrstore.ingest.encode.gradients; from transformers import AutoModelForCausalLM"
     subprocess.run([sys.executable, "-c", program], check=True)
     return time.perf_counter() - start
 
@@ -118,7 +118,7 @@ def first(data: Path, folder: Path, limit: int) -> Path:
     return folder
 
 
-def batches(data: Path, loaded: models.LoadedModel, batch_tokens: int) -> list[sequences.Batch]:
+def batches(data: Path, loaded: causal.LoadedModel, batch_tokens: int) -> list[sequences.Batch]:
     """Return the batches that an ingest makes of the corpus and of the queries."""
     read = []
     for file, columns in (("corpus.jsonl", ("text",)), ("queries.jsonl", ("prompt", "target"))):
@@ -134,7 +134,7 @@ def batches(data: Path, loaded: models.LoadedModel, batch_tokens: int) -> list[s
 
 def measure(data: Path, folder: Path, rounds: int, python: str | None, options: dict[str, Any]) -> Times:
     """Time everything in turn; `options` are those of `ingest_gradients`."""
-    loaded = models.load(data / "model", device=options["device"], dtype=options["dtype"])
+    loaded = causal.load(data / "model", device=options["device"], dtype=options["dtype"])
     made = batches(data, loaded, options["batch_tokens"])
     plain(loaded.model, made[:3])  # warm up
     times: Times = {}
@@ -198,7 +198,7 @@ def rows(
             (folder / "data").mkdir()
             data = first(data, folder / "data", limit)
         times = measure(data, folder, rounds, python, options)
-    bound = TIMES_PLAIN[models.choose_device(device).type]
+    bound = TIMES_PLAIN[causal.choose_device(device).type]
     own = f"gradient ingest, k {projection_dim}"
     first_goal = compared(
         f"{own}: {bound} x plain forward and backward", times, ("gradients",), "plain", bound

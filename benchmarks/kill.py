@@ -15,10 +15,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from attrstore.ingest.corpus import ingest_corpus
-from attrstore.ingest.queries import ingest_queries
-
 import attrstore
+from attrstore.ingest.files.corpus import ingest_corpus
+from attrstore.ingest.files.queries import ingest_queries
 
 TABLES = {
     "encodings": "SELECT * FROM encodings ORDER BY example_id",

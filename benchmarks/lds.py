@@ -14,16 +14,15 @@ import time
 from pathlib import Path
 from typing import Any
 
-from attrstore.ingest.gradients import ingest_gradients
-from attrstore.ingest.representations import ingest_representations
-
 import attrstore
 from attrstore.demo import run
 from attrstore.demo.retrain import retrain
 from attrstore.demo.train import Recipe
-from attrstore.report import tabulate
+from attrstore.evaluation.report import tabulate
+from attrstore.evaluation.subsets import make_subsets
+from attrstore.ingest.encode.gradients import ingest_gradients
+from attrstore.ingest.encode.representations import ingest_representations
 from attrstore.scoring import score
-from attrstore.subsets import make_subsets
 
 PLAIN, CORRECTED = "plain", "corrected by the optimizer's state"  # encoders; the second is the demo's own
 # scoring: its method and options. The demo's own encoder is corrected by the optimizer's state; methods whose papers

@@ -16,13 +16,13 @@ import time
 from pathlib import Path
 
 import click
-from attrstore.ingest.corpus import ingest_corpus
-from attrstore.ingest.import_scores import import_scores
-from attrstore.ingest.queries import ingest_queries
 
 import attrstore
 from attrstore.cli.common import print_table
-from attrstore.report import tabulate
+from attrstore.evaluation.report import tabulate
+from attrstore.ingest.files.corpus import ingest_corpus
+from attrstore.ingest.files.queries import ingest_queries
+from attrstore.ingest.files.scores import import_scores
 
 # file: what the paper calls it, accuracy, cover (to the digits that are known)
 MATRICES = {

@@ -16,13 +16,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from attrstore.ingest.corpus import ingest_corpus
-from attrstore.ingest.gradients import ingest_gradients
-from attrstore.ingest.labels import ingest_labels
-from attrstore.ingest.lexical import ingest_lexical
-from attrstore.ingest.queries import ingest_queries
-
 import attrstore
+from attrstore.ingest.encode.gradients import ingest_gradients
+from attrstore.ingest.files.corpus import ingest_corpus
+from attrstore.ingest.files.labels import ingest_labels
+from attrstore.ingest.files.queries import ingest_queries
+from attrstore.ingest.lexical import ingest_lexical
 from attrstore.scoring import score
 
 ABLATION_CODE = {"code": "int8", "projection_dim": 16}

@@ -36,16 +36,16 @@ import pyarrow
 import torch
 
 import attrstore
-from attrstore import codes, encoders, scan
-from attrstore.methods import Request, stored, vectors
+from attrstore.methods import Request, linear_map
 from attrstore.methods.gradient import RECIPES
 from attrstore.scoring import selected
+from attrstore.vectors import codes, encoders, scan, stored
 from benchmarks.rows import Row, conclude
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
-    from attrstore.methods.vectors import Recipe
+    from attrstore.methods.linear_map import Recipe
 
 BLOCKS = encoders.make_blocks([(f"m{i}", 1024) for i in range(10)] + [("last", 512)])
 DIMENSIONS = 10 * 1024 + 512
@@ -107,13 +107,13 @@ def ranker(store: attrstore.Store, recipe: Recipe, n: int) -> Callable[[], objec
     """Prepare n queries and return what ranks all examples for them."""
     encoder = encoders.choose(store, "gradient")
     ids, asked = stored.query_vectors(store, encoder)
-    score, _ = vectors.scorer(store, encoder, recipe, asked[:n])
+    score, _ = linear_map.scorer(store, encoder, recipe, asked[:n])
 
     def scored(statement: str) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         for chunk in scan.chunks(store, encoder, statement):
             yield chunk.example_ids, score(chunk)
 
-    return lambda: vectors.rank_scored(store, ids[:n], scored, Request(100), asked.device)
+    return lambda: linear_map.rank_scored(store, ids[:n], scored, Request(100), asked.device)
 
 
 def decoded(store: attrstore.Store, path: Path) -> np.ndarray[Any, Any]:

@@ -17,9 +17,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from attrstore.ingest.lexical import ingest_lexical
-
 import attrstore
+from attrstore.ingest.lexical import ingest_lexical
 from attrstore.scoring import score
 from benchmarks import ingest, scan_speed, synthetic
 from benchmarks.rows import Row, conclude

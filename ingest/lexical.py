@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow
 
 from attrstore.errors import AttrstoreError, InputError, Interrupted, MismatchError
-from attrstore.lexical import Index, Variant, read_index, stem_table
+from attrstore.lexical.index import Index, Variant, read_index, stem_table
 from attrstore.runs import recorded
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from attrstore.store import Store
 
-BATCH_BYTES = 128_000_000  # of text in one transaction; see `plan` in sql/lexical.sql
+BATCH_BYTES = 128_000_000  # of text in one transaction; see `plan` in sql/statements/lexical.sql
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def ingest_lexical(
 ) -> Counts:
     """Index the examples that are not in the index yet.
 
-    What is not given stays as the index has it, or as in `attrstore.lexical.Index` for a new one.
+    What is not given stays as the index has it, or as in `attrstore.lexical.index.Index` for a new one.
 
     Args:
         stemmer: a Snowball algorithm, such as "english", or "none".

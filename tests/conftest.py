@@ -9,7 +9,6 @@ import attrstore
 
 # Tiny models gain nothing from threads, and beside other work threads that wait for each other lose a lot.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-attrstore.__path__.append(str(Path(__file__).parents[1]))  # ingest/ and sql/ of the checkout
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from attrstore.ingest.checkpoints import compare_checkpoints
 from click.testing import CliRunner
 from safetensors.torch import load_file
 
@@ -16,6 +15,7 @@ import attrstore
 from attrstore import AttrstoreError, InputError, Store
 from attrstore.cli import main
 from attrstore.errors import MismatchError
+from attrstore.ingest.measure.checkpoints import compare_checkpoints
 from tests import tiny
 from tests.scored import add, add_ranking
 

@@ -15,7 +15,7 @@ import attrstore
 from attrstore import Store
 from attrstore.cli import main
 from attrstore.errors import InputError
-from attrstore.report import tabulate
+from attrstore.evaluation.report import tabulate
 from benchmarks import class_attribution
 from tests.scored import N_EXAMPLES, N_QUERIES, add_ranking, add_scoring, add_texts
 

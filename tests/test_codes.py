@@ -7,10 +7,10 @@ import hashlib
 import numpy as np
 import pytest
 import torch
-from attrstore.ingest.projection import sign_matrix
 
-from attrstore import codebook, codes, curvature
-from attrstore.encoders import make_blocks
+from attrstore.ingest.encode.projection import sign_matrix
+from attrstore.vectors import codebook, codes, curvature
+from attrstore.vectors.encoders import make_blocks
 
 BLOCKS = make_blocks([("a", 64), ("b", 64), ("c", 27)])
 
@@ -136,7 +136,9 @@ def test_half_a_bit_keeps_what_the_codebook_keeps() -> None:
     """The cosine of a long direction and its code: the mean largest product of normal entries and words, / 16."""
     normal = np.random.default_rng(0).standard_normal((40_000, 16))
     expected = (normal @ codebook.words().numpy().T.astype(float)).max(axis=1).mean() / 16
-    assert expected == pytest.approx(0.6515, abs=0.002)  # the squared cosine that attrstore.codebook states
+    assert expected == pytest.approx(
+        0.6515, abs=0.002
+    )  # the squared cosine that attrstore.vectors.codebook states
     blocks = make_blocks([("a", 1023), ("b", 1025)])  # words stand across the border
     original = torch.randn(200, 2048, generator=torch.Generator().manual_seed(0))
     code = codes.CODES["halfbit"]

@@ -8,13 +8,13 @@ from pathlib import Path
 import duckdb
 import numpy as np
 import pytest
-from attrstore.ingest.gradients import ingest_gradients
 from click.testing import CliRunner
 
 import attrstore
 from attrstore.cli import main
-from attrstore.diagnostics import diagnose
 from attrstore.errors import InputError
+from attrstore.evaluation.diagnostics import diagnose
+from attrstore.ingest.encode.gradients import ingest_gradients
 from tests import test_inverse as formulas
 from tests import tiny
 from tests.test_scoring import QUERIES, vectors

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 import transformers
-from attrstore.ingest import embedding_model, models
-from attrstore.ingest.embeddings import ingest_embeddings
 from click.testing import CliRunner
 from tokenizers import processors
 
 import attrstore
 from attrstore.cli import main
 from attrstore.errors import InputError, MismatchError
+from attrstore.ingest.encode.embeddings import ingest_embeddings
+from attrstore.ingest.model import causal, embedding
 from attrstore.scoring import score
 from tests import tiny
 
@@ -204,7 +204,7 @@ def test_a_sentence_transformers_folder_gives_the_defaults(store: Store, folder:
     ],
 )
 def test_poolings_of_a_folder(
-    store: Store, folder: Path, pooling: dict[str, Any], options: dict[str, str], expected: Any
+    store: Store, folder: Path, pooling: dict[str, Any], options: dict[str, Any], expected: Any
 ) -> None:
     describe(folder, **{"1_Pooling/config.json": pooling})
     tiny.fill(store, TEXTS, QUERIES)
@@ -286,7 +286,7 @@ def test_incomplete_folders_are_refused(store: Store, folder: Path, tmp_path: Pa
         ingest_embeddings(store, model=folder)
 
 
-@pytest.mark.parametrize("load", [embedding_model.load, models.load])
+@pytest.mark.parametrize("load", [embedding.load, causal.load])
 def test_code_in_a_folder_is_never_run(
     folder: Path, monkeypatch: pytest.MonkeyPatch, load: Callable[[Path], Any]
 ) -> None:
@@ -303,7 +303,7 @@ def test_code_in_a_folder_is_never_run(
 def test_roberta_numbers_positions_after_the_padding(tmp_path: Path) -> None:
     config = transformers.RobertaConfig(vocab_size=40, max_position_embeddings=18, pad_token_id=1, **SIZE)
     torch.manual_seed(0)
-    loaded = embedding_model.load(save(transformers.RobertaModel(config), tmp_path / "roberta"))
+    loaded = embedding.load(save(transformers.RobertaModel(config), tmp_path / "roberta"))
     assert loaded.context == 16
     loaded.model(input_ids=torch.full((1, 16), 5))
     with pytest.raises((IndexError, RuntimeError)):

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 import torch
-from attrstore.ingest.gradients import ingest_gradients, reopen
 
 import attrstore
-from attrstore import Store, encoders
+from attrstore import Store
 from attrstore.errors import InputError, Interrupted, MismatchError
-from attrstore.methods import stored
+from attrstore.ingest.encode.gradients import ingest_gradients, reopen
+from attrstore.vectors import encoders, stored
 from tests import tiny
 
 QUERIES = [("a b c", " d"), ("north of the", " river"), ("e f", " stone b")]
@@ -86,7 +86,7 @@ def test_kill_9_loses_at_most_the_open_batch(tmp_path: Path, model: Path) -> Non
     script = (
         "import sys, attrstore\n"
         f"attrstore.__path__.append({str(Path(__file__).parents[1])!r})\n"
-        "from attrstore.ingest.gradients import ingest_gradients\n"
+        "from attrstore.ingest.encode.gradients import ingest_gradients\n"
         f"with attrstore.open({str(path)!r}, writable=True) as store:\n"
         f"    ingest_gradients(store, model={str(model)!r}, projection_dim=4, batch_tokens=64,\n"
         "        progress=lambda done, total: print(done, flush=True))\n"

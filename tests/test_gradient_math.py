@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from attrstore.ingest import kronecker, linear, optimizer, projection, sequences
-from attrstore.ingest.capture import GradientEncoder
 from torch import Tensor
 from torch.func import functional_call, grad
 
+from attrstore.ingest.encode import kronecker, projection
+from attrstore.ingest.encode.capture import GradientEncoder
+from attrstore.ingest.model import linear, optimizer, sequences
 from tests import tiny
 
 K = 3
@@ -230,8 +231,10 @@ def test_trainer_groups_and_adafactor_states_are_matched(tmp_path: Path) -> None
     )
     factored = optimizer.second_moments(tmp_path / "adafactor.pt", model, maps, "factored")
     for m in maps:  # GPT-2 keeps weights as in x out, so the state's columns are the outputs
-        assert factored[m.name].row.tolist() == list(range(1, m.n_out + 1))
-        assert factored[m.name].column.tolist() == list(range(1, m.n_in + 1))
+        moment = factored[m.name]
+        assert isinstance(moment, optimizer.Factored)
+        assert moment.row.tolist() == list(range(1, m.n_out + 1))
+        assert moment.column.tolist() == list(range(1, m.n_in + 1))
 
 
 def test_bfloat16_stays_close_to_float32() -> None:

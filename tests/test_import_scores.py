@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import numpy as np
@@ -17,7 +18,7 @@ import attrstore
 from attrstore import InputError, Store
 from attrstore.check import check
 from attrstore.cli import main
-from attrstore.report import tabulate
+from attrstore.evaluation.report import tabulate
 
 N_QUERIES, N_EXAMPLES = 5, 12
 
@@ -38,8 +39,8 @@ def fill(store: Store, n_queries: int = N_QUERIES, n_examples: int = N_EXAMPLES)
     )
 
 
-def imported(store: Store, matrix: Path, **options: object) -> None:
-    from attrstore.ingest.import_scores import import_scores
+def imported(store: Store, matrix: Path, **options: Any) -> None:
+    from attrstore.ingest.files.scores import import_scores
 
     import_scores(store, matrix, **{"name": "m", **options})
 
@@ -160,9 +161,9 @@ def test_lower_is_stronger_turns_the_sign(store: Store, tmp_path: Path, matrix: 
 def test_labelled_pairs_keep_their_exact_rank(
     store: Store, tmp_path: Path, matrix: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from attrstore.ingest import import_scores
+    from attrstore.ingest.files import scores
 
-    monkeypatch.setattr(import_scores, "CELLS_AT_A_TIME", 2 * N_EXAMPLES)  # three blocks
+    monkeypatch.setattr(scores, "CELLS_AT_A_TIME", 2 * N_EXAMPLES)  # three blocks
     fill(store)
     store.execute("INSERT INTO labels SELECT query_id, example_id, 1, 'all' FROM queries, examples")
     np.save(tmp_path / "m.npy", matrix)

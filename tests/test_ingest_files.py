@@ -12,15 +12,15 @@ import pyarrow as pa
 import pyarrow.feather
 import pyarrow.parquet
 import pytest
-from attrstore.ingest.corpus import ingest_corpus
-from attrstore.ingest.labels import ingest_labels
-from attrstore.ingest.queries import ingest_queries
-from attrstore.ingest.staging import Counts
 from click.testing import CliRunner, Result
 
 import attrstore
 from attrstore import InputError, Store
 from attrstore.cli import main
+from attrstore.ingest.files.corpus import ingest_corpus
+from attrstore.ingest.files.labels import ingest_labels
+from attrstore.ingest.files.queries import ingest_queries
+from attrstore.ingest.files.staging import Counts
 
 ROWS: list[dict[str, Any]] = [
     {"id": "a", "text": "Ada was born in London.", "source": "wiki", "relation": "P19"},
@@ -169,7 +169,7 @@ def test_bom_crlf_blank_lines_and_a_last_line_without_an_end(store: Store, tmp_p
 
 
 def test_columns_with_any_name(store: Store, tmp_path: Path) -> None:
-    names = {"id": "the id", "text": "a \"q'/~1 text", "source": "$.s"}
+    names: dict[str, Any] = {"id": "the id", "text": "a \"q'/~1 text", "source": "$.s"}
     row = {names["id"]: "a", names["text"]: "x", names["source"]: "s", "id": "other", "ID": "third"}
     files = [
         jsonl(tmp_path / "c.jsonl", [row]),
@@ -185,7 +185,7 @@ def test_columns_with_any_name(store: Store, tmp_path: Path) -> None:
 def test_lines_longer_than_a_chunk_keep_their_numbers(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("attrstore.ingest.files.CHUNK", 64)
+    monkeypatch.setattr("attrstore.ingest.files.readers.CHUNK", 64)
     rows = [{"id": i, "text": "é" * (i * 7 % 150 + 1)} for i in range(200)]
     file = jsonl(tmp_path / "c.jsonl", rows)
     ingest_corpus(store, [file])

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from attrstore.ingest.gradients import ingest_gradients
 
 import attrstore
-from attrstore import solvers
-from attrstore.ask import ask
-from attrstore.encoders import Block
 from attrstore.errors import InputError
+from attrstore.ingest.encode.gradients import ingest_gradients
 from attrstore.scoring import score
+from attrstore.vectors import solvers
+from attrstore.vectors.encoders import Block
+from attrstore.workflows.ask import ask
 from tests import tiny
 from tests.test_scoring import LABELS, QUERIES, vectors
 

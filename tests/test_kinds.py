@@ -12,7 +12,7 @@ from click.testing import CliRunner
 import attrstore
 from attrstore import InputError, Store
 from attrstore.cli import main
-from attrstore.report import report, tabulate
+from attrstore.evaluation.report import report, tabulate
 from tests.scored import TOP_K, add_ranking, add_scoring, add_texts, fill
 
 KINDS = [

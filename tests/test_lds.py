@@ -12,9 +12,6 @@ import duckdb
 import numpy as np
 import pytest
 import torch
-from attrstore.ingest.corpus import ingest_corpus
-from attrstore.ingest.losses import import_losses
-from attrstore.ingest.queries import ingest_queries
 from click.testing import CliRunner
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -25,8 +22,11 @@ from attrstore.demo import retrain as retraining
 from attrstore.demo import train
 from attrstore.demo.retrain import retrain
 from attrstore.demo.world import generate
-from attrstore.report import tabulate
-from attrstore.subsets import make_leave_out, make_subsets
+from attrstore.evaluation.report import tabulate
+from attrstore.evaluation.subsets import make_leave_out, make_subsets
+from attrstore.ingest.files.corpus import ingest_corpus
+from attrstore.ingest.files.losses import import_losses
+from attrstore.ingest.files.queries import ingest_queries
 from tests import tiny
 
 Scores = dict[int, dict[int, float]]  # query -> example -> score

@@ -15,7 +15,6 @@ import duckdb
 import numpy as np
 import pytest
 import Stemmer
-from attrstore.ingest.lexical import Counts, ingest_lexical
 from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -25,7 +24,8 @@ import attrstore
 from attrstore import InputError, MismatchError, Store
 from attrstore.cli import main
 from attrstore.errors import Interrupted
-from attrstore.lexical import search
+from attrstore.ingest.lexical import Counts, ingest_lexical
+from attrstore.lexical.index import search
 from attrstore.methods import METHODS, Request
 from attrstore.methods.bm25 import METHOD, rank
 from attrstore.scoring import score, selected
@@ -210,7 +210,7 @@ def test_pruned_rankings_equal_the_reference_in_parts_and_after_appending(
     store: Store, monkeypatch: pytest.MonkeyPatch, stemmer: str, where: str | None, tokens_at_once: int
 ) -> None:
     """On Zipfian text, where frequent words are pruned: ties, labelled pairs far down, floors of negative idf."""
-    monkeypatch.setattr("attrstore.lexical_batch.TOKENS_AT_ONCE", tokens_at_once)
+    monkeypatch.setattr("attrstore.lexical.batch.TOKENS_AT_ONCE", tokens_at_once)
     draw = np.random.default_rng(5)
     words = [
         f"{stem}{end}"

@@ -13,20 +13,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from attrstore.ingest import adapters, models, optimizer
-from attrstore.ingest.gradients import ingest_gradients
-from attrstore.ingest.tail_patch import tail_patch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.func import functional_call
 
 import attrstore
-from attrstore import Store, encoders, solvers
-from attrstore.ask import ask
-from attrstore.diagnostics import diagnose
-from attrstore.encoders import Block
+from attrstore import Store
 from attrstore.errors import InputError
+from attrstore.evaluation.diagnostics import diagnose
+from attrstore.ingest.encode.gradients import ingest_gradients
+from attrstore.ingest.measure.tail_patch import tail_patch
+from attrstore.ingest.model import adapters, causal, optimizer
 from attrstore.scoring import score
+from attrstore.vectors import encoders, solvers
+from attrstore.vectors.encoders import Block
+from attrstore.workflows.ask import ask
 from tests import tiny
 from tests.test_gradient_math import signs
 from tests.test_inverse import all_scores, conjugate_gradients, datainf, ekfac, exact, kfac, lissa
@@ -56,7 +57,7 @@ def make(folder: Path, architecture: str = "llama", **options: Any) -> Path:
         }
     )  # fmt: skip
     torch.manual_seed(1)
-    wrapped = peft.get_peft_model(models.load(base).model, config)
+    wrapped = peft.get_peft_model(causal.load(base).model, config)
     with torch.no_grad():
         for parameter in wrapped.parameters():
             if parameter.requires_grad:
@@ -261,7 +262,7 @@ def test_the_rest_of_the_store_works_on_an_adapter(world: World) -> None:
 def train(adapter: Path, groups: int = 1) -> dict[str, Tensor]:
     """Three AdamW steps on what PEFT marks as trainable; save the state, return second moments by matrix."""
     wrapped = peft.PeftModel.from_pretrained(
-        models.load(adapter.parent / "base").model, str(adapter), is_trainable=True
+        causal.load(adapter.parent / "base").model, str(adapter), is_trainable=True
     ).train()
     named = {n: p for n, p in wrapped.named_parameters() if p.requires_grad}
     trainer = torch.optim.AdamW([{"params": list(named.values())}, *[{"params": []}] * (groups - 1)], lr=1e-3)
@@ -305,7 +306,7 @@ def test_optimizer_state_of_the_trainable_parameters(
 
 def test_a_state_by_name_is_read_and_the_base_models_is_refused(tmp_path: Path) -> None:
     adapter = make(tmp_path)
-    loaded = models.load(adapter)
+    loaded = causal.load(adapter)
     moments = train(adapter)
     state = {f"base_model.model.{name}.default.weight": {"exp_avg_sq": v} for name, v in moments.items()}
     torch.save({"state": state, "param_groups": [{"params": list(state)}]}, tmp_path / "named.pt")
@@ -353,9 +354,9 @@ def test_a_tail_patch_moves_the_adapter_only(world: World, name: str) -> None:
 
 
 def test_what_stays_is_not_copied(tmp_path: Path) -> None:
-    from attrstore.ingest.one_step import OneStep
+    from attrstore.ingest.measure.one_step import OneStep
 
-    model = models.load(make(tmp_path)).model
+    model = causal.load(make(tmp_path)).model
     step = OneStep(model, 1e-3, None)
     shared = {n for n, p in step.copy.named_parameters() if p is dict(model.named_parameters())[n]}
     assert set(adapters.trained(model)) == {n for n, _ in model.named_parameters()} - shared
@@ -390,20 +391,20 @@ def edit(adapter: Path, **changes: Any) -> Path:
 
 def test_the_fingerprint_covers_what_is_computed(tmp_path: Path) -> None:
     adapter = make(tmp_path)
-    first = models.load(adapter)
-    assert first.fingerprint != models.load(tmp_path / "base").fingerprint
+    first = causal.load(adapter)
+    assert first.fingerprint != causal.load(tmp_path / "base").fingerprint
     shutil.copytree(tmp_path / "base", tmp_path / "elsewhere")
     edit(adapter, base_model_name_or_path=str(tmp_path / "elsewhere"), target_modules=TARGETS["llama"][::-1])
-    assert models.load(adapter).fingerprint == first.fingerprint
+    assert causal.load(adapter).fingerprint == first.fingerprint
     edit(adapter, lora_alpha=ALPHA + 1)
-    seen = {first.fingerprint, models.load(adapter).fingerprint}
+    seen = {first.fingerprint, causal.load(adapter).fingerprint}
     edit(adapter, lora_alpha=ALPHA)
     weights = load_file(adapter / "adapter_model.safetensors")
     save_file({name: matrix * 2 for name, matrix in weights.items()}, adapter / "adapter_model.safetensors")
-    seen.add(models.load(adapter).fingerprint)
+    seen.add(causal.load(adapter).fingerprint)
     save_file(weights, adapter / "adapter_model.safetensors")
     tiny.checkpoint(tmp_path / "elsewhere", seed=1)
-    seen.add(models.load(adapter).fingerprint)
+    seen.add(causal.load(adapter).fingerprint)
     assert len(seen) == 4
 
 
@@ -424,15 +425,15 @@ def test_the_base_is_found_from_the_adapter_from_here_and_in_the_cache(
     with pytest.raises(
         InputError, match=r"its base model 'gone' is neither a folder nor in the .* cache\. Put"
     ):
-        models.load(edit(adapter, base_model_name_or_path="gone"))
+        causal.load(edit(adapter, base_model_name_or_path="gone"))
 
 
 def test_without_peft_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     adapter = make(tmp_path)
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(InputError, match=r"PEFT is not installed\. pip install 'attrstore\[lora\]'"):
-        models.load(adapter)
-    assert models.load(tmp_path / "base").model is not None
+        causal.load(adapter)
+    assert causal.load(tmp_path / "base").model is not None
 
 
 @pytest.mark.parametrize(
@@ -449,7 +450,7 @@ def test_what_is_no_plain_lora_is_named_and_refused(
     tmp_path: Path, options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(InputError, match=message + r".*merge_and_unload"):
-        models.load(make(tmp_path, **options))
+        causal.load(make(tmp_path, **options))
 
 
 def test_unusable_folders_are_named(tmp_path: Path) -> None:
@@ -458,29 +459,29 @@ def test_unusable_folders_are_named(tmp_path: Path) -> None:
     name = "base_model.model.model.embed_tokens.weight"
     save_file({**weights, name: torch.ones(40, 16)}, adapter / "adapter_model.safetensors")
     with pytest.raises(InputError, match=r"holds model\.embed_tokens\.weight, which is no matrix"):
-        models.load(adapter)
+        causal.load(adapter)
     dropped = min(weights)
     save_file({n: m for n, m in weights.items() if n != dropped}, adapter / "adapter_model.safetensors")
     with pytest.raises(InputError, match=r"lacks model\.layers\.0\.mlp\.down_proj\.lora_A\.weight, which"):
-        models.load(adapter)
+        causal.load(adapter)
     save_file({n: m[:1] for n, m in weights.items()}, adapter / "adapter_model.safetensors")
     with pytest.raises(InputError, match="does not fit its base model"):
-        models.load(adapter)
+        causal.load(adapter)
     with pytest.raises(InputError, match="does not fit its base model"):
-        models.load(edit(adapter, target_modules=["nowhere"]))
+        causal.load(edit(adapter, target_modules=["nowhere"]))
     with pytest.raises(InputError, match="peft_type IA3 is not read; LORA is"):
-        models.load(edit(adapter, peft_type="IA3"))
+        causal.load(edit(adapter, peft_type="IA3"))
     edit(adapter, peft_type="LORA")
     shutil.copy(adapter / "adapter_config.json", tmp_path / "base")
     with pytest.raises(InputError, match="has an adapter itself"):
-        models.load(adapter)
+        causal.load(adapter)
     (tmp_path / "base/adapter_config.json").unlink()
     (tmp_path / "base/model.safetensors").unlink()
     with pytest.raises(InputError, match=r"its base model .*base: no weights"):
-        models.load(adapter)
+        causal.load(adapter)
     (adapter / "adapter_model.safetensors").unlink()
     (tmp_path / "adapter_config.json").write_text("{")
     with pytest.raises(InputError, match=r"adapter_config\.json is not JSON"):
-        models.load(tmp_path)
+        causal.load(tmp_path)
     with pytest.raises(InputError, match=r"no weights \(adapter_model\.safetensors\)"):
-        models.load(adapter)
+        causal.load(adapter)

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from attrstore import maxscore
-from attrstore.maxscore import Part, Top, shown
+from attrstore.lexical import maxscore
+from attrstore.lexical.maxscore import Part, Top, shown
 
 UNIT = 2.0**36
 

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from attrstore.ingest import sequences
-from attrstore.ingest.embeddings import ingest_embeddings
-from attrstore.ingest.mirrored import Mirror
-from attrstore.ingest.optimizer import parameter_moments
 from click.testing import CliRunner
 
 import attrstore
 from attrstore.cli import main
 from attrstore.errors import InputError, MismatchError
+from attrstore.ingest.encode.embeddings import ingest_embeddings
+from attrstore.ingest.measure.mirrored import Mirror
+from attrstore.ingest.model import sequences
+from attrstore.ingest.model.optimizer import parameter_moments
 from attrstore.scoring import score
 from tests import tiny
 

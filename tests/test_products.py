@@ -11,11 +11,12 @@ import pytest
 import torch
 
 import attrstore
-from attrstore import Store, codes, encoders, products, scan
-from attrstore.encoders import Encoder
-from attrstore.methods import Request, vectors
-from attrstore.methods.vectors import Recipe
+from attrstore import Store
+from attrstore.methods import Request, linear_map
+from attrstore.methods.linear_map import Recipe
 from attrstore.scoring import selected
+from attrstore.vectors import codes, encoders, products, scan
+from attrstore.vectors.encoders import Encoder
 
 BLOCKS = encoders.make_blocks([("a", 64), ("b", 64), ("c", 27), ("d", 600)])  # the last in two pieces
 D = 755
@@ -136,7 +137,7 @@ def ranked(
 ) -> dict[Any, float]:
     ids = range(len(queries))
     with selected(store, None):
-        pairs = vectors.rank_vectors(
+        pairs = linear_map.rank_vectors(
             store, wide, Recipe(curvature, norm), ids, queries, Request(top_k=40)
         ).pairs
     rows = zip(*(pairs[name].to_pylist() for name in ("query_id", "example_id", "score")), strict=True)
@@ -214,7 +215,7 @@ def test_a_scan_holds_duckdb_to_its_share_of_memory(path: Path, own: str | None)
             seen.append(store.connection.cursor().execute(limit).fetchall()[0][0])
 
         with selected(store, None):
-            vectors.rank_vectors(
+            linear_map.rank_vectors(
                 store, wide, Recipe("none", "none"), [0, 1, 2], queries, Request(progress=look)
             )
         assert seen == ["512.0 MiB"]

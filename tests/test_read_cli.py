@@ -19,7 +19,7 @@ from polars.testing import assert_frame_equal
 
 import attrstore
 from attrstore.cli import main
-from attrstore.report import report
+from attrstore.evaluation.report import report
 from tests.scored import N_EXAMPLES, N_QUERIES, TOP_K, World, add, add_ranking, add_scoring, add_texts, fill
 
 MAIN = "from attrstore.cli import main; main()"

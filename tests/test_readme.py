@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from attrstore.ingest.gradients import ingest_gradients
 from click.testing import CliRunner
 
 import attrstore
 from attrstore.cli import main
+from attrstore.ingest.encode.gradients import ingest_gradients
 from attrstore.methods import METHODS, Method
 from attrstore.scoring import score
 from tests import tiny

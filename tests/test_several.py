@@ -7,14 +7,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from attrstore.ingest.gradients import ingest_gradients
 from click.testing import CliRunner
 
 import attrstore
-from attrstore import Store, encoders, scan
+from attrstore import Store
 from attrstore.cli import main
 from attrstore.errors import InputError, MismatchError
+from attrstore.ingest.encode.gradients import ingest_gradients
 from attrstore.scoring import score
+from attrstore.vectors import encoders, scan
 from tests import tiny
 from tests.test_scoring import LABELS, QUERIES
 

@@ -10,16 +10,16 @@ from typing import Any
 
 import pytest
 import torch
-from attrstore.ingest import models, optimizer, sequences
-from attrstore.ingest import tail_patch as job
-from attrstore.ingest.one_step import OneStep
-from attrstore.ingest.tail_patch import tail_patch
 from click.testing import CliRunner
 
 import attrstore
 from attrstore import Store
 from attrstore.cli import main
 from attrstore.errors import InputError, Interrupted, MismatchError
+from attrstore.ingest.measure import tail_patch as job
+from attrstore.ingest.measure.one_step import OneStep
+from attrstore.ingest.measure.tail_patch import tail_patch
+from attrstore.ingest.model import causal, optimizer, sequences
 from tests import tiny
 
 TEXTS = ["a b c d e f", "b c a", "g h i j k l m n", "d a", "p q r s t", "u v w x y z a b c", "m n", "e f g h"]
@@ -76,7 +76,7 @@ def target_logprob(model: Any, tokenizer: Any, prompt: str, target: str) -> Any:
 
 def slow(folder: Path, example: str, query: tuple[str, str], rate: float, state: Path | None) -> list[float]:
     """One step by torch.optim's arithmetic on a float64 copy of the model, and what it changed."""
-    loaded = models.load(folder)
+    loaded = causal.load(folder)
     model = copy.deepcopy(loaded.model).double()
     model.requires_grad_(True)
     ids = tokens(loaded.tokenizer, example)
@@ -113,7 +113,7 @@ def test_a_float64_loop_gives_the_same(ranked: Store, tmp_path: Path, architectu
 
 
 def test_the_model_stays_as_it_was_to_the_bit(tmp_path: Path) -> None:
-    loaded = models.load(tiny.checkpoint(tmp_path / "model"))
+    loaded = causal.load(tiny.checkpoint(tmp_path / "model"))
     moments = optimizer.parameter_moments(tiny.adam_state(tmp_path), loaded.model)
     step = OneStep(loaded.model, 1e-2, moments)
     examples = sequences.examples(list(enumerate(TEXTS)), loaded.tokenizer, loaded.context, "truncate")
@@ -161,7 +161,7 @@ def test_moments_of_all_parameters_from_adamw_and_adafactor(tmp_path: Path) -> N
 
 
 def test_parameters_without_a_moment_stay(tmp_path: Path) -> None:
-    loaded = models.load(tiny.checkpoint(tmp_path / "model"))
+    loaded = causal.load(tiny.checkpoint(tmp_path / "model"))
     moments = optimizer.parameter_moments(tiny.adam_state(tmp_path), loaded.model)
     trained = {name: moment for name, moment in moments.items() if "mlp" in name}
     step = OneStep(loaded.model, 1e-2, trained)
@@ -195,7 +195,7 @@ def test_batches_of_few_tokens_change_nothing(ranked: Store, tmp_path: Path) -> 
 
 
 def test_a_model_that_is_not_trunk_and_head_goes_through_its_own_forward(tmp_path: Path) -> None:
-    loaded = models.load(tiny.checkpoint(tmp_path / "model"))
+    loaded = causal.load(tiny.checkpoint(tmp_path / "model"))
     step = OneStep(loaded.model, 1e-2, None)
     items = sequences.queries([(i, *q) for i, q in enumerate(QUERIES)], loaded.tokenizer, loaded.context)
     (batch,) = sequences.batches(items, 4096)
@@ -244,6 +244,10 @@ def test_stopped_and_run_again_equals_uninterrupted(
     assert states[2] == "finished"
 
 
+def fail(done: int, total: int) -> None:
+    raise ZeroDivisionError
+
+
 def test_another_optimizer_state_is_refused(ranked: Store, tmp_path: Path) -> None:
     folder = tiny.checkpoint(tmp_path / "model")
     one, other = tmp_path / "one", tmp_path / "other"
@@ -251,7 +255,7 @@ def test_another_optimizer_state_is_refused(ranked: Store, tmp_path: Path) -> No
     other.mkdir()
     first, second = tiny.adam_state(one), tiny.adam_state(other, seed=1)
     with pytest.raises(ZeroDivisionError):  # a run that measured nothing binds nobody
-        tail_patch(ranked, model=folder, optimizer_state=second, progress=lambda done, total: 1 / 0)
+        tail_patch(ranked, model=folder, optimizer_state=second, progress=fail)
     tail_patch(ranked, model=folder, top=1, optimizer_state=first)
     before = measured(ranked)
     with pytest.raises(MismatchError, match=r"measured with optimizer state [0-9a-f]{16} .* is [0-9a-f]{16}"):

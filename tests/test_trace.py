@@ -7,18 +7,18 @@ from collections import defaultdict
 from pathlib import Path
 
 import pytest
-from attrstore.ingest.gradients import ingest_gradients
-from attrstore.ingest.lexical import ingest_lexical
-from attrstore.ingest.representations import ingest_representations
 from click.testing import CliRunner
 
 import attrstore
 from attrstore import Store
 from attrstore.cli import main
 from attrstore.errors import InputError
+from attrstore.ingest.encode.gradients import ingest_gradients
+from attrstore.ingest.encode.representations import ingest_representations
+from attrstore.ingest.lexical import ingest_lexical
 from attrstore.methods import METHODS
 from attrstore.scoring import score
-from attrstore.trace import trace
+from attrstore.workflows.trace import trace
 from tests import tiny
 
 QUERIES = [("a b", " c"), ("d e f", " g"), ("river", " stone")]

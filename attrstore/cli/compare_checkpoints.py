@@ -38,7 +38,7 @@ def compare_checkpoints_command(
     \b
     Example: attrstore compare-checkpoints facts.duckdb --model checkpoint-650 --model model
     """
-    from attrstore.ingest.checkpoints import compare_checkpoints
+    from attrstore.ingest.measure.checkpoints import compare_checkpoints
 
     with attrstore.open(store, writable=True) as opened, counted("queries measured") as progress:
         rows = compare_checkpoints(

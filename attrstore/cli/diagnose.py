@@ -32,7 +32,7 @@ def diagnose_command(store: Path, encoder: str | None, damping: float, iteration
     Example: attrstore diagnose facts.duckdb
              attrstore diagnose facts.duckdb --damping 0.01 --iterations 10,100,1000
     """
-    from attrstore.diagnostics import diagnose
+    from attrstore.evaluation.diagnostics import diagnose
 
     try:
         steps = [int(part) for part in iterations.split(",")]

@@ -50,7 +50,7 @@ def losses_command(store: Path, files: tuple[str, ...], **options: Any) -> None:
     \b
     Example: attrstore import losses facts.duckdb losses.csv --subsets lds
     """
-    from attrstore.ingest.losses import import_losses
+    from attrstore.ingest.files.losses import import_losses
 
     with attrstore.open(store, writable=True) as opened:
         counts = import_losses(opened, files, **options)
@@ -87,7 +87,7 @@ def scores_command(store: Path, matrix: Path, **options: Any) -> None:
     \b
     Example: attrstore import scores facts.duckdb influence.csv --name datainf --lower-is-stronger
     """
-    from attrstore.ingest.import_scores import import_scores
+    from attrstore.ingest.files.scores import import_scores
 
     with attrstore.open(store, writable=True) as opened, counted("queries ranked") as progress:
         scoring = import_scores(opened, matrix, progress=progress, **options)

@@ -48,7 +48,7 @@ def embeddings_command(store: Path, **options: Any) -> None:
     Example: attrstore ingest embeddings facts.duckdb --model e5-small --query-prefix "query: " \\
                  --passage-prefix "passage: "
     """
-    from attrstore.ingest.embeddings import ingest_embeddings
+    from attrstore.ingest.encode.embeddings import ingest_embeddings
 
     with attrstore.open(store, writable=True) as opened, counted("embedding examples") as progress:
         counts = ingest_embeddings(opened, progress=progress, **options)

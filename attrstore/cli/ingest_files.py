@@ -13,7 +13,7 @@ import attrstore
 from attrstore.cli.common import progress_bar, store_argument
 
 if TYPE_CHECKING:
-    from attrstore.ingest.staging import Counts
+    from attrstore.ingest.files.staging import Counts
 
 files_argument = click.argument("files", nargs=-1, required=True, metavar="FILE...")
 skip_bad_option = click.option(
@@ -50,7 +50,7 @@ def corpus_command(store: Path, files: tuple[str, ...], **options: Any) -> None:
     Example: attrstore ingest corpus facts.duckdb corpus.jsonl
              attrstore ingest corpus c4.duckdb 'c4/*.parquet' --id url --source domain
     """
-    from attrstore.ingest.corpus import ingest_corpus
+    from attrstore.ingest.files.corpus import ingest_corpus
 
     with attrstore.open(store, writable=True) as opened, bytes_read() as progress:
         counts = ingest_corpus(opened, files, progress=progress, **options)
@@ -73,7 +73,7 @@ def queries_command(store: Path, files: tuple[str, ...], **options: Any) -> None
     \b
     Example: attrstore ingest queries facts.duckdb queries.jsonl --target answer
     """
-    from attrstore.ingest.queries import ingest_queries
+    from attrstore.ingest.files.queries import ingest_queries
 
     with attrstore.open(store, writable=True) as opened, bytes_read() as progress:
         counts = ingest_queries(opened, files, progress=progress, **options)
@@ -96,7 +96,7 @@ def labels_command(store: Path, files: tuple[str, ...], **options: Any) -> None:
     \b
     Example: attrstore ingest labels facts.duckdb labels.jsonl
     """
-    from attrstore.ingest.labels import ingest_labels
+    from attrstore.ingest.files.labels import ingest_labels
 
     with attrstore.open(store, writable=True) as opened, bytes_read() as progress:
         counts = ingest_labels(opened, files, progress=progress, **options)

@@ -11,7 +11,7 @@ import attrstore
 from attrstore.cli.common import progress_bar, store_argument
 
 if TYPE_CHECKING:
-    from attrstore.lexical import Variant
+    from attrstore.lexical.index import Variant
 
 
 @click.command("lexical")

@@ -13,7 +13,7 @@ from attrstore.cli.common import counted, store_argument
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from attrstore.ingest.encoding import Counts
+    from attrstore.ingest.encode.job import Counts
 
 CODES = ("halfbit", "1bit", "2bit", "4bit", "int8", "fp16")
 
@@ -86,7 +86,7 @@ def gradients_command(store: Path, **options: Any) -> None:
     \b
     Example: attrstore ingest gradients facts.duckdb --model model --optimizer-state model/optimizer.pt
     """
-    from attrstore.ingest.gradients import ingest_gradients
+    from attrstore.ingest.encode.gradients import ingest_gradients
 
     with attrstore.open(store, writable=True) as opened, counted("encoding examples") as progress:
         counts = ingest_gradients(opened, progress=progress, **options)
@@ -116,7 +116,7 @@ def representations_command(store: Path, **options: Any) -> None:
     \b
     Example: attrstore ingest representations facts.duckdb --model model --layer -1
     """
-    from attrstore.ingest.representations import ingest_representations
+    from attrstore.ingest.encode.representations import ingest_representations
 
     with attrstore.open(store, writable=True) as opened, counted("encoding examples") as progress:
         counts = ingest_representations(opened, progress=progress, **options)

@@ -14,7 +14,7 @@ from attrstore.cli.common import format_option, print_table, store_argument
 if TYPE_CHECKING:
     import duckdb
 
-    from attrstore.report import Report
+    from attrstore.evaluation.report import Report
 
 TABLE_ROWS = 1_000  # a terminal is no place for more
 
@@ -46,7 +46,7 @@ def report_command(store: Path, output_format: str, **asked: Any) -> None:
              attrstore report facts.duckdb --lds
     """
     from attrstore.cli.report_table import print_report
-    from attrstore.report import tabulate
+    from attrstore.evaluation.report import tabulate
 
     with attrstore.open(store) as opened:
         table = tabulate(opened, **asked)

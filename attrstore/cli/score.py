@@ -132,7 +132,7 @@ def ask_command(
     \b
     Example: attrstore ask facts.duckdb "Spin Master was founded in" " Toronto"
     """
-    from attrstore.ask import ask
+    from attrstore.workflows.ask import ask
 
     with attrstore.open(store) as opened:
         answer = ask(opened, prompt, target, top=top, method=method, model=model, where=where)

@@ -41,7 +41,7 @@ def subsets_command(store: Path, **options: Any) -> None:
              attrstore subsets facts.duckdb --leave-out 10 --scoring cosine-block --queries 20
              attrstore export facts.duckdb "FROM subset_texts WHERE subset_set = 'lds' AND subset = 1" 1.jsonl
     """
-    from attrstore.subsets import make_leave_out, make_subsets
+    from attrstore.evaluation.subsets import make_leave_out, make_subsets
 
     given = {option: value for option, value in options.items() if value not in (None, ())}
     leave_out = "top" in given
@@ -80,7 +80,7 @@ def retrain_command(folder: Path, subsets: str, seeds: int, steps: int | None) -
              attrstore retrain demo --subsets leave-out --seeds 2
     """
     from attrstore.demo.retrain import retrain
-    from attrstore.report import tabulate
+    from attrstore.evaluation.report import tabulate
 
     with counted("models trained") as progress:
         done = retrain(folder, subsets=subsets, seeds=seeds, steps=steps, progress=progress)

@@ -47,7 +47,7 @@ def tail_patch_command(store: Path, **options: Any) -> None:
     \b
     Example: attrstore tail-patch facts.duckdb --optimizer-state model/optimizer.pt --queries 300
     """
-    from attrstore.ingest.tail_patch import tail_patch
+    from attrstore.ingest.measure.tail_patch import tail_patch
 
     with attrstore.open(store, writable=True) as opened, counted("proponents measured") as progress:
         measured = tail_patch(opened, progress=progress, **options)

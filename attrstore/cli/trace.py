@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from rich.progress import TaskID
 
-    from attrstore.report import Report
+    from attrstore.evaluation.report import Report
 
 
 @click.command("trace")
@@ -54,7 +54,7 @@ def trace_command(store: Path, output_format: str, **options: Any) -> None:
              attrstore trace facts.duckdb --method trackstar --method bm25 --format json
     """
     from attrstore.cli.read import print_records
-    from attrstore.trace import trace
+    from attrstore.workflows.trace import trace
 
     tasks: dict[str, TaskID] = {}
     with attrstore.open(store, writable=True) as opened, progress_bar() as bar:

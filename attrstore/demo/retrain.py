@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrstore
-from attrstore import subsets as chosen
 from attrstore.demo.run import MODEL, STORE
 from attrstore.errors import InputError, Interrupted, MismatchError
+from attrstore.evaluation import subsets as chosen
 from attrstore.runs import recorded
 
 if TYPE_CHECKING:
@@ -85,11 +85,11 @@ class Job:
     def __init__(self, store: Store, model: Path, subsets: str, recipe: Recipe) -> None:
         from transformers import LlamaConfig
 
-        from attrstore.ingest import models, sequences
+        from attrstore.ingest.model import causal, sequences
 
         self.store, self.subsets, self.recipe = store, subsets, recipe
         self.config = LlamaConfig.from_pretrained(model)
-        self.tokenizer = models.load(model, device="cpu").tokenizer
+        self.tokenizer = causal.load(model, device="cpu").tokenizer
         rows = store.rows("SELECT query_id, prompt, target FROM queries ORDER BY query_id")
         context = self.config.max_position_embeddings
         items = sequences.queries(rows, self.tokenizer, context)
@@ -150,7 +150,7 @@ class Job:
 
     def _losses(self, model: Any) -> dict[int, float]:
         from attrstore.demo.train import one_thread
-        from attrstore.ingest import backward, sequences
+        from attrstore.ingest.model import backward, sequences
 
         measure = backward.Backward(model.eval().requires_grad_(False))
         losses: dict[int, float] = {}

@@ -110,11 +110,11 @@ def _train(folder: Path, seed: int, recipe: Recipe | None, say: Callable[[str], 
 
 
 def _ingest(store: Store, folder: Path, say: Callable[[str], None]) -> None:
-    from attrstore.ingest.corpus import ingest_corpus
-    from attrstore.ingest.gradients import ingest_gradients
-    from attrstore.ingest.labels import ingest_labels
+    from attrstore.ingest.encode.gradients import ingest_gradients
+    from attrstore.ingest.files.corpus import ingest_corpus
+    from attrstore.ingest.files.labels import ingest_labels
+    from attrstore.ingest.files.queries import ingest_queries
     from attrstore.ingest.lexical import ingest_lexical
-    from attrstore.ingest.queries import ingest_queries
 
     say("3/4 Ingesting files, words and gradients.")
     ingest_corpus(store, [folder / "corpus.jsonl"])

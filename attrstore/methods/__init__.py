@@ -5,9 +5,10 @@ from attrstore.methods.bm25 import METHOD as BM25
 from attrstore.methods.dense import DENSE
 from attrstore.methods.gradient import GRADIENT_METHODS
 from attrstore.methods.inverse import INVERSE_METHODS
+from attrstore.methods.less import LESS
 from attrstore.methods.mirrored import MIRRORED
-from attrstore.methods.representation import REPSIM
-from attrstore.methods.several import LESS, TRACINCP
+from attrstore.methods.repsim import REPSIM
+from attrstore.methods.tracincp import TRACINCP
 
 METHODS: dict[str, Method] = {
     method.name: method

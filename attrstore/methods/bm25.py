@@ -6,7 +6,7 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from attrstore.errors import InputError
-from attrstore.lexical import Index, current_index, stem_table
+from attrstore.lexical.index import Index, current_index, stem_table
 from attrstore.methods.base import Method, Ranking, Request
 
 if TYPE_CHECKING:
@@ -53,9 +53,9 @@ def _with_options(index: Index, options: dict[str, Any]) -> Index:
 
 
 def _rank_by_maxscore(store: Store, index: Index, request: Request) -> pyarrow.Table:
-    from attrstore import lexical_batch
+    from attrstore.lexical import batch
 
-    return lexical_batch.rank(store, index, request)
+    return batch.rank(store, index, request)
 
 
 def _rank_in_memory(store: Store, index: Index, request: Request) -> pyarrow.Table:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from attrstore import encoders
-from attrstore.methods import vectors
+from attrstore.methods import linear_map
 from attrstore.methods.base import Method
-from attrstore.methods.vectors import Recipe
+from attrstore.methods.linear_map import Recipe
+from attrstore.vectors import encoders
 
 if TYPE_CHECKING:
     from attrstore.methods.base import Ranking, Request
@@ -21,7 +21,7 @@ def rank(store: Store, request: Request) -> Ranking:
     """Rank by the similarity that the model was made for, or by `--norm none|vector`; there are no opponents."""
     encoder = encoders.choose(store, "embedding", request.options.get("encoder"))
     recipe = Recipe(curvature="none", norm=NORMS[encoder.spec["similarity"]])
-    return vectors.rank(recipe, "embedding", store, replace(request, opponents=False))
+    return linear_map.rank(recipe, "embedding", store, replace(request, opponents=False))
 
 
 DENSE = Method(

@@ -3,7 +3,7 @@
 from functools import partial
 
 from attrstore.methods.base import Method
-from attrstore.methods.vectors import OPTIONS, Recipe, rank
+from attrstore.methods.linear_map import OPTIONS, Recipe, rank
 
 TRACKSTAR = "Chang et al. 2024, arXiv 2410.17413"
 

@@ -1,13 +1,13 @@
 """The inverse-Hessian family: influence functions over the stored encodings, by six ways to invert.
 
 The score is the inner product of H^{-1} phi(q) and phi(z) (Koh and Liang 2017, equation 2, with the sign that
-makes proponents positive). H is block-diagonal; the mathematics of each way is in `attrstore.solvers`.
+makes proponents positive). H is block-diagonal; the mathematics of each way is in `attrstore.vectors.solvers`.
 """
 
 from functools import partial
 
 from attrstore.methods.base import Method
-from attrstore.methods.vectors import OPTIONS, Recipe, rank
+from attrstore.methods.linear_map import OPTIONS, Recipe, rank
 
 CLOSED = frozenset({"encoder", "norm", "damping", "device"})
 ITERATED = OPTIONS | {"iterations"}

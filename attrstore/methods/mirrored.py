@@ -17,8 +17,8 @@ def rank(store: Store, request: Request) -> Ranking:
     """Rank by how much the examples' losses change with a step on the query; see `ingest/mirrored.py`."""
     import torch
 
-    from attrstore import scan
-    from attrstore.ingest.mirrored import score_selected
+    from attrstore.ingest.measure.mirrored import score_selected
+    from attrstore.vectors import scan
 
     found = score_selected(store, progress=request.progress, **request.options)
     row_of = {query_id: row for row, query_id in enumerate(found.query_ids)}

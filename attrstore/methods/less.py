@@ -1,0 +1,85 @@
+"""LESS: plain gradients of queries against Adam-scaled gradients of examples."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from attrstore.errors import InputError, MismatchError
+from attrstore.methods import linear_map
+from attrstore.methods.base import Method, Ranking
+from attrstore.methods.linear_map import Recipe
+from attrstore.vectors import stored
+
+if TYPE_CHECKING:
+    from attrstore.methods.base import Request
+    from attrstore.store import Store
+    from attrstore.vectors.encoders import Encoder
+
+OPTIONS = frozenset({"encoder", "query_encoder", "norm", "device"})
+# What must be the same for two encoders to project onto the same directions.
+SAME_PROJECTION = ("model", "projection_dim", "modules", "seed", "blocks", "kronecker")
+
+
+def rank_less(store: Store, request: Request) -> Ranking:
+    """Cosine between plain gradients of queries and Adam-scaled gradients of examples.
+
+    Adam's direction is the gradient over the root of the second moment; its momentum, which no single
+    example has, is left out.
+    """
+    options = dict(request.options)
+    wanted = options.pop("query_encoder", None)
+    encoder, recipe, device = linear_map.resolve(store, Recipe("none", "vector"), "gradient", options)
+    unscaled = plain(store, encoder, wanted)
+    stored.refuse_missing(store, encoder)
+    query_ids, phi = stored.query_vectors(store, unscaled)
+    ranking = linear_map.rank_vectors(store, encoder, recipe, query_ids, phi.to(device), request)
+    return replace(ranking, spec={**ranking.spec, "query_encoder": unscaled.encoder_id})
+
+
+def plain(store: Store, encoder: Encoder, wanted: str | None = None) -> Encoder:
+    """Return the uncorrected encoder that projects as `encoder` does: the one asked for, or the newest.
+
+    Raises `InputError` where there is none, `MismatchError` where the one asked for projects otherwise.
+    """
+    from attrstore.vectors import encoders
+
+    how = "attrstore ingest gradients, once with --optimizer-state FILE and once without, never with --kronecker"
+    if encoder.spec["correction"] == "none" or encoder.spec["kronecker"] is not None:
+        raise InputError(
+            f"--encoder {encoder.name}: less wants the examples' gradients corrected by the optimizer's state, "
+            f"without Kronecker whitening. Make both sides: {how}."
+        )
+    fitting = [
+        other
+        for other in encoders.load_all(store, "gradient")
+        if other.spec["correction"] == "none"
+        and all(other.spec.get(key) == encoder.spec.get(key) for key in SAME_PROJECTION)
+    ]
+    if wanted is None:
+        if not fitting:
+            raise InputError(
+                f"{store.path}: no uncorrected encoder projects as {encoder.name} does. Make one: {how}."
+            )
+        return fitting[-1]
+    asked = encoders.choose(store, "gradient", wanted)
+    if asked not in fitting:
+        keys = ("correction", *SAME_PROJECTION)
+        there = ", ".join(f"{key} {asked.spec.get(key)} and {encoder.spec.get(key)}" for key in keys)
+        raise MismatchError(
+            f"--query-encoder {asked.name}: does not go with {encoder.name}: {there}. All but the correction must "
+            "be the same, and the queries' must be none."
+        )
+    return asked
+
+
+LESS = Method(
+    name="less",
+    family="influence",
+    paper="Xia et al. 2024 (LESS), arXiv 2402.04333",
+    needs="attrstore ingest gradients with and without --optimizer-state",
+    cost="one scan; two ingests",
+    when="To select training data as LESS does: Adam's direction for the examples, cosine.",
+    rank=rank_less,
+    options=OPTIONS,
+)

@@ -1,0 +1,95 @@
+"""Curvature: the second moment of each block, mixed, damped, raised to a power, and packed.
+
+TrackStar (arXiv 2410.17413, section 3) whitens with R^{-1/2}, R = lambda R_queries + (1 - lambda) R_corpus.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from attrstore.vectors.codes import runs_of_equal_length
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from attrstore.vectors.encoders import Block
+
+DAMPED_SHARE = 1000 / 65536  # share of the components that the mixing damps (TrackStar, section 3)
+
+
+class SecondMoment:
+    """A running E[phi phi^T] of each block, over vectors that are given batch by batch."""
+
+    def __init__(self, blocks: Sequence[Block], device: torch.device | str = "cpu") -> None:
+        self.blocks = tuple(blocks)
+        self.n = 0
+        self._sums = [torch.zeros(block.length, block.length, device=device) for block in blocks]
+
+    def add(self, vectors: Tensor) -> None:
+        """Add vectors [n, D]."""
+        self.n += len(vectors)
+        for which, where, length in runs_of_equal_length(self.blocks):
+            part = vectors[:, where].unflatten(1, (-1, length))
+            products = torch.bmm(part.permute(1, 2, 0), part.transpose(0, 1))
+            for total, product in zip(self._sums[which], products, strict=True):
+                total += product
+
+    def matrices(self) -> list[Tensor]:
+        """Return E[phi phi^T] of each block: [d, d] float32."""
+        return [total / max(self.n, 1) for total in self._sums]
+
+
+def choose_mixing(corpus: Sequence[Tensor], queries: Sequence[Tensor]) -> float:
+    """Return the lambda at which the strongest `DAMPED_SHARE` of the task's components are damped.
+
+    At that lambda the weakest of those components weighs the same in lambda R_queries as the component of
+    its rank does in (1 - lambda) R_corpus; stronger ones then dominate the mixture and are damped by it.
+    """
+    s_corpus = torch.cat([torch.linalg.eigvalsh(m.double()) for m in corpus]).sort(descending=True).values
+    s_queries = torch.cat([torch.linalg.eigvalsh(m.double()) for m in queries]).sort(descending=True).values
+    rank = round(len(s_corpus) * DAMPED_SHARE)
+    return float(s_corpus[rank] / (s_corpus[rank] + s_queries[rank]).clamp(min=1e-300))
+
+
+def mix(corpus: Sequence[Tensor], queries: Sequence[Tensor], mixing: float) -> list[Tensor]:
+    """Return lambda R_queries + (1 - lambda) R_corpus, block by block."""
+    return [mixing * q + (1 - mixing) * c for c, q in zip(corpus, queries, strict=True)]
+
+
+def power(matrix: Tensor, exponent: float, damping: float) -> Tensor:
+    """Return (R + damping * mean eigenvalue * I)^exponent, computed in float64, as float32 [d, d]."""
+    values, vectors = torch.linalg.eigh(matrix.double())
+    values = values.clamp(min=0)
+    floor = torch.finfo(torch.float64).tiny
+    values = (values + damping * values.mean()).clamp(min=floor)
+    raised: Tensor = (vectors * values**exponent) @ vectors.T
+    return raised.float()
+
+
+def apply(vectors: Tensor, blocks: Sequence[Block], matrices: Sequence[Tensor]) -> Tensor:
+    """Multiply each block of vectors [n, D] by its symmetric matrix."""
+    out = torch.empty_like(vectors)
+    for which, where, length in runs_of_equal_length(blocks):
+        part = vectors[:, where].unflatten(1, (-1, length)).transpose(0, 1)
+        out[:, where] = torch.bmm(part, torch.stack(list(matrices[which]))).transpose(0, 1).flatten(1)
+    return out
+
+
+def pack(matrix: Tensor) -> tuple[float, bytes]:
+    """Pack a symmetric matrix: its mean diagonal, and its upper triangle divided by it, float16, by rows."""
+    scale = float(matrix.diagonal().mean()) or 1.0
+    rows, columns = torch.triu_indices(*matrix.shape)
+    return scale, (matrix[rows, columns] / scale).half().numpy().tobytes()
+
+
+def unpack(scale: float, packed: bytes, size: int) -> Tensor:
+    """Undo `pack`: float32 [size, size]."""
+    values = torch.frombuffer(bytearray(packed), dtype=torch.float16).float() * scale
+    matrix = torch.zeros(size, size)
+    rows, columns = torch.triu_indices(size, size)
+    matrix[rows, columns] = values
+    matrix[columns, rows] = values
+    return matrix

@@ -1,0 +1,233 @@
+"""Fact tracing: every method that a store has the encodings for, judged by what it finds and by what that moves.
+
+The table of TrackStar's paper (arXiv 2410.17413): MRR and hit@10 against the labels, and tail-patch, the change of
+the target's log-probability by one training step on each of the ten strongest proponents.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attrstore.errors import InputError
+from attrstore.evaluation.report import Report
+from attrstore.lexical.index import current_index
+from attrstore.methods import METHODS, less
+from attrstore.scoring import find, score
+from attrstore.vectors import encoders
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from attrstore.methods import Method
+    from attrstore.store import Store
+    from attrstore.vectors.encoders import Encoder
+
+    Progress = Callable[
+        [str, int, int], None
+    ]  # what is being done, how much of it is done, how much there is
+
+TOP = 10  # proponents of a query that are measured
+# Methods that are published with the optimizer's correction, or vary one that is. The others read plain gradients
+# where the store has both.
+CORRECTED = frozenset({"trackstar", "trackstar-block", "cosine-block"})
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What the methods find, and what that moves."""
+
+    table: Report  # one row a method; each metric beside the low and high end of its 95% interval
+    left_out: dict[str, str]  # what could not be done, a method or tail-patch: what it needs
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The model that is explained, and how it is run."""
+
+    fingerprint: str | None  # None: not said, and the store has no encodings of any
+    folder: Path | None
+    optimizer_state: Path | None
+    device: str
+    mirrored: int  # queries that the method mirrored is run for
+
+
+def trace(
+    store: Store,
+    *,
+    methods: Sequence[str] = (),
+    queries: int = 300,
+    mirrored: int = 0,
+    model: str | Path | None = None,
+    optimizer_state: str | Path | None = None,
+    tail_patch: bool = True,
+    replace: bool = False,
+    device: str = "auto",
+    progress: Progress = lambda what, done, total: None,
+) -> Trace:
+    """Score by each method whose encodings are there, measure the proponents, and return the table.
+
+    A scoring called like its method stays, and so does every measured pair: the same call goes on where one was
+    stopped.
+
+    Args:
+        methods: names; all there are, if none is given.
+        queries: tail-patch is over the first so many, by query_id; MRR and hit@10 are over all.
+        mirrored: run that method for the first so many queries, each with a pass over the corpus.
+        model: folder of the model to explain; that of the newest encodings, if not given.
+        optimizer_state: of the Adam-scaled step; `optimizer.pt` in the model's folder, if it is there. Without one
+            the step is a plain gradient's.
+        tail_patch: measure the proponents; pairs that are measured already count in any case.
+        replace: score again what is scored.
+        device: auto, cpu, cuda.
+        progress: called with what is being done, how much of it is done, and how much there is.
+
+    Raises:
+        InputError: no such method, an option is wrong, or no method can be run.
+    """
+    for option, number, least in (("--queries", queries, 1), ("--mirrored", mirrored, 0)):
+        if number < least:
+            raise InputError(f"{option} {number}: must be at least {least}")
+    chosen = [find(name) for name in methods] or list(METHODS.values())
+    subject = _subject(store, model, optimizer_state, device, mirrored)
+    left_out: dict[str, str] = {}
+    for method in chosen:
+        try:
+            _score(store, method, subject, replace, partial(progress, f"score {method.name}"))
+        except InputError as error:
+            left_out[method.name] = _without_path(store, error)
+    traced = [method.name for method in chosen if method.name not in left_out]
+    if not traced:
+        reasons = "\n".join(f"  {name}: {need}" for name, need in left_out.items())
+        raise InputError(f"{store.path}: no method can be run.\n{reasons}")
+    if tail_patch:
+        try:
+            _tail_patch(store, subject, queries, traced, partial(progress, "tail-patch"))
+        except InputError as error:
+            left_out["tail-patch"] = _without_path(store, error)
+    return Trace(_table(store, traced), left_out)
+
+
+def _without_path(store: Store, error: InputError) -> str:
+    return str(error).removeprefix(f"{store.path}: ")
+
+
+def _subject(
+    store: Store, model: str | Path | None, state: str | Path | None, device: str, mirrored: int
+) -> Subject:
+    fingerprint: str | None = None
+    if model is not None:
+        from attrstore.ingest.model import causal
+
+        fingerprint = causal.load(model, device="cpu").fingerprint
+    else:
+        known = encoders.load_all(store, "gradient") or encoders.load_all(store, "representation")
+        if known:
+            fingerprint = known[-1].model_fingerprint
+            model = store.value("SELECT path FROM models WHERE fingerprint = $id", {"id": fingerprint})
+    folder = None if model is None else Path(model)
+    if state is None and folder is not None and (folder / "optimizer.pt").is_file():
+        state = folder / "optimizer.pt"
+    return Subject(fingerprint, folder, None if state is None else Path(state), device, mirrored)
+
+
+def _score(
+    store: Store, method: Method, subject: Subject, replace: bool, progress: Callable[[int, int], None]
+) -> None:
+    """Score under the method's name, unless that is done."""
+    known = store.value("SELECT method FROM scorings WHERE name = $name", {"name": method.name})
+    if known == method.name and not replace:
+        return
+    if known not in (None, method.name):
+        raise InputError(
+            f"the scoring of this name is one of {known}. Score that again under another --name."
+        )
+    options = _options(store, method, subject)
+    if "device" in method.options:
+        options["device"] = subject.device
+    score(store, method.name, progress=progress, **options)
+
+
+def _options(store: Store, method: Method, subject: Subject) -> dict[str, Any]:
+    """Choose what the method reads; raises `InputError` with what it needs where that is not there."""
+    if method.name == "mirrored":
+        return _of_mirrored(subject)
+    if method.name == "tracincp":
+        return {"encoders": [encoder.encoder_id for encoder in _checkpoints(store, subject)]}
+    if method.name == "less":
+        corrected = _gradients(store, subject, corrected=True)
+        return {"encoder": corrected.encoder_id, "query_encoder": less.plain(store, corrected).encoder_id}
+    if method.name == "bm25":
+        current_index(store)
+        return {}
+    kind = next((kind for kind, command in encoders.COMMANDS.items() if command in method.needs), None)
+    if kind == "gradient":
+        return {"encoder": _gradients(store, subject, corrected=method.name in CORRECTED).encoder_id}
+    return {} if kind is None else {"encoder": encoders.choose(store, kind).encoder_id}
+
+
+def _of_mirrored(subject: Subject) -> dict[str, Any]:
+    if not subject.mirrored:
+        raise InputError(
+            "takes a pass over the corpus for each query. --mirrored 10 runs it for the first ten."
+        )
+    if subject.folder is None:
+        raise InputError("which model? Give --model PATH.")
+    return {"model": subject.folder, "queries": subject.mirrored}
+
+
+def _gradients(store: Store, subject: Subject, *, corrected: bool) -> Encoder:
+    """Return the newest gradient encoder of the model with (or without) the optimizer's correction, or else any."""
+    encoders.choose(store, "gradient")  # says how to make one
+    own = [e for e in encoders.load_all(store, "gradient") if e.model_fingerprint == subject.fingerprint]
+    if not own:
+        raise InputError(
+            f"no gradient encodings of {subject.folder}. Make them: {encoders.COMMANDS['gradient']} {store.path} "
+            f"--model {subject.folder}"
+        )
+    fitting = [e for e in own if _is_plain(e) != corrected and not e.spec.get("kronecker")]
+    return (fitting or own)[-1]
+
+
+def _is_plain(encoder: Encoder) -> bool:
+    return encoder.spec.get("correction") == "none" and not encoder.spec.get("kronecker")
+
+
+def _checkpoints(store: Store, subject: Subject) -> list[Encoder]:
+    """Return the plain encoders, one a model, that differ from the newest of this model in the model alone."""
+    own = _gradients(store, subject, corrected=False)
+
+    def recipe(encoder: Encoder) -> dict[str, Any]:
+        return {key: value for key, value in encoder.spec.items() if key not in ("model", "tokenizer")}
+
+    same = [e for e in encoders.load_all(store, "gradient") if recipe(e) == recipe(own)]
+    if not _is_plain(own) or len(same) < 2:
+        raise InputError(
+            f"needs two checkpoints of the run. For each: {encoders.COMMANDS['gradient']} {store.path} --model "
+            "CHECKPOINT, without --optimizer-state"
+        )
+    return same
+
+
+def _tail_patch(
+    store: Store, subject: Subject, queries: int, scorings: list[str], progress: Callable[[int, int], None]
+) -> None:
+    from attrstore.ingest.measure.tail_patch import tail_patch
+
+    tail_patch(
+        store,
+        top=TOP,
+        scorings=scorings,
+        queries=queries,
+        model=subject.folder,
+        optimizer_state=subject.optimizer_state,
+        device=subject.device,
+        progress=progress,
+    )
+
+
+def _table(store: Store, names: list[str]) -> Report:
+    cursor = store.named("trace", "table", {"names": names})
+    return Report(tuple(column[0] for column in cursor.description or ()), cursor.fetchall())

@@ -1,0 +1,1 @@
+"""Encoders that write encodings: gradients, representations, embeddings. What is measured belongs in measure."""

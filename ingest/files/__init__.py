@@ -1,0 +1,1 @@
+"""Files of people and of other tools, staged, checked and merged. No model is loaded here."""

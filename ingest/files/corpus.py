@@ -1,0 +1,51 @@
+"""Ingest training examples from files: new ones are added, known ones checked against the store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from attrstore.ingest.files.staging import Column, Counts, merge
+
+if TYPE_CHECKING:
+    from attrstore.store import Store
+
+
+def ingest_corpus(
+    store: Store,
+    files: Sequence[str | Path],
+    *,
+    id: str = "id",  # noqa: A002
+    text: str = "text",
+    source: str = "source",
+    skip_bad: bool = False,
+    replace: bool = False,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Counts:
+    """Add the examples of `files` to the store; all of them or, on an error, none.
+
+    Args:
+        store: an open, writable store.
+        files: names, globs or folders of jsonl, csv, tsv, parquet or Arrow files.
+        id: the column with the example's own id.
+        text: the column with the text that the model was trained on.
+        source: the column that says where it comes from; a file may be without a column `source`.
+            Every other column becomes metadata.
+        skip_bad: leave out rows that are malformed or lack an id or a text, and count them.
+        replace: let a changed text under a known id replace the old one, and drop the encodings, postings,
+            tail-patches and scorings that were derived from it. Labels stay.
+        progress: called with the bytes read and the bytes to read.
+
+    Raises:
+        InputError: what is wrong, by file and line; the store is as it was.
+    """
+    columns = [
+        Column("id", id),
+        Column("text", text),
+        Column("source", source, required=False, optional_file=source == "source"),
+    ]
+    return merge(
+        store, files, columns, "examples",
+        what="the text", skip_bad=skip_bad, replace=replace, progress=progress,
+    )  # fmt: skip

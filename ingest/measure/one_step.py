@@ -1,0 +1,110 @@
+"""One optimizer step from a checkpoint on one example, taken in a copy of the model."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from attrstore.errors import InputError
+from attrstore.ingest.model import adapters
+from attrstore.ingest.model.backward import Backward
+from attrstore.ingest.model.logprobs import target_logprobs
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from attrstore.ingest.model.optimizer import Full
+    from attrstore.ingest.model.sequences import Batch, Item
+
+# optimizer: its learning rate. On a trained model the two move a target about equally far, by some thousandths
+# of its log-probability; steps a hundred times as large overshoot.
+LEARNING_RATES = {"adam": 1e-6, "sgd": 1e-3}
+
+
+class _Stepped(NamedTuple):
+    """A parameter that the step moves."""
+
+    base: Tensor
+    moved: Tensor  # the same parameter of the copy
+    scale: Tensor | None  # what its gradient is multiplied by, elementwise
+
+
+class OneStep:
+    """Takes steps, each from the checkpoint itself.
+
+    The model's own weights are only read: a step writes base - learning_rate * direction into the copy's, over
+    whatever the last step left there. So there is nothing to restore, and nothing that a crash could leave
+    half restored.
+
+    Args:
+        model: frozen, in evaluation mode.
+        learning_rate: times the direction: the gradient, or the gradient over sqrt(second moment) + epsilon.
+        moments: second moments by parameter name; parameters without one were not trained and stay. None: a
+            plain gradient step on all parameters, or on those of the model's adapter.
+    """
+
+    def __init__(self, model: Any, learning_rate: float, moments: Mapping[str, Full] | None) -> None:
+        self.model = model
+        self.learning_rate = learning_rate
+        self.device = next(model.parameters()).device
+        self.split = Backward(model).split
+        stepped = {
+            name: base for name, base in adapters.trained(model).items() if moments is None or name in moments
+        }
+        steps = set(map(id, stepped.values()))
+        # What stays is shared with the copy.
+        self.copy = copy.deepcopy(model, {id(p): p for p in model.parameters() if id(p) not in steps})
+        moved = dict(self.copy.named_parameters())
+        self.parameters = []
+        for name, base in stepped.items():
+            scale = None
+            if moments is not None:
+                moment = moments[name]
+                scale = moment.values.to(self.device).sqrt().add_(moment.epsilon).reciprocal_()
+                scale = scale.to(base.dtype)
+            self.parameters.append(_Stepped(base, moved[name], scale))
+        if not self.parameters:
+            raise InputError(f"{type(model).__name__}: no parameter would move.")
+
+    def __call__(self, example: Item) -> bool:
+        """Step on the item's mean target loss; say whether every gradient was finite."""
+        bases = [parameter.base for parameter in self.parameters]
+        for base in bases:
+            base.requires_grad_(True)
+        try:
+            with torch.enable_grad():
+                gradients = torch.autograd.grad(self._mean_loss(example), bases, allow_unused=True)
+        finally:
+            for base in bases:
+                base.requires_grad_(False)
+        # A sum is finite only where every number is, and takes one reading.
+        sums = torch.stack([gradient.sum() for gradient in gradients if gradient is not None])
+        if not bool(sums.isfinite().all()):
+            return False
+        with torch.no_grad():
+            for (base, moved, scale), gradient in zip(self.parameters, gradients, strict=True):
+                if gradient is None:
+                    moved.copy_(base)
+                elif scale is None:
+                    torch.add(base, gradient, alpha=-self.learning_rate, out=moved)
+                else:
+                    torch.addcmul(base, gradient, scale, value=-self.learning_rate, out=moved)
+        return True
+
+    def _mean_loss(self, example: Item) -> Tensor:
+        total, first = torch.zeros((), device=self.device), example.first_target
+        for window in example.windows:
+            tokens = torch.tensor([window], device=self.device)
+            logits = self.model(input_ids=tokens, use_cache=False).logits[0, first - 1 : -1].float()
+            wanted = tokens[0, first:]
+            total = total + functional.cross_entropy(logits, wanted, reduction="sum")
+        return total / example.n_targets
+
+    def logprobs(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return the targets' summed log-probabilities before and after the step: float64 [items], on the CPU."""
+        before, after = (target_logprobs(m, batch, split=self.split) for m in (self.model, self.copy))
+        return before, after

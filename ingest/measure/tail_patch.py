@@ -1,0 +1,255 @@
+"""Measure what one training step on a proponent does to the target (tail-patch, arXiv 2410.17413)."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow
+
+from attrstore.errors import InputError, Interrupted, MismatchError
+from attrstore.ingest.measure.one_step import LEARNING_RATES, OneStep
+from attrstore.ingest.model import causal, optimizer, sequences
+from attrstore.ingest.stopping import ctrl_c
+from attrstore.runs import recorded
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from attrstore.ingest.model.causal import LoadedModel
+    from attrstore.ingest.model.sequences import Item
+    from attrstore.runs import Run
+    from attrstore.store import Store
+
+COMMIT_SECONDS = 2.0  # a killed job loses at most so much work
+SHARD = 256  # proponents whose texts are read at once
+COLUMNS = ("query_id", "example_id", "base_logprob", "delta_logprob", "base_prob", "delta_prob")
+
+
+@dataclass
+class Measured:
+    """What a job did."""
+
+    optimizer: str
+    learning_rate: float
+    pairs: int = 0
+    examples: int = 0
+    skipped: dict[str, int] = field(default_factory=dict)  # reason: pairs
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What identifies a measurement, apart from its pair."""
+
+    model: str  # fingerprint
+    optimizer: str
+    learning_rate: float
+    state: str | None  # fingerprint of the optimizer's state, if it is used
+
+    @property
+    def meta_key(self) -> str:
+        """Under what the store remembers the state with which it was measured."""
+        return f"tail_patch {self.model} {self.optimizer} {self.learning_rate!r}"
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """As parameters of a statement."""
+        return {"model": self.model, "optimizer": self.optimizer, "learning_rate": self.learning_rate}
+
+
+def tail_patch(
+    store: Store,
+    *,
+    top: int = 10,
+    learning_rate: float | None = None,
+    scorings: Sequence[str] = (),
+    queries: int | None = None,
+    optimizer_name: str | None = None,
+    optimizer_state: str | Path | None = None,
+    model: str | Path | None = None,
+    device: str = "auto",
+    batch_tokens: int = 4096,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Measured:
+    """Write `tail_patches` for the strongest proponents of each query that have no row yet.
+
+    From the checkpoint, one step is taken on the proponent's mean token loss; the change of the target's
+    summed log-probability, in nats, and of its probability is what is kept. The model is as it was after it.
+
+    Args:
+        top: proponents of each query and scoring; a pair that several scorings have is measured once.
+        learning_rate: times the gradient (sgd), or times the gradient over the square root of Adam's saved
+            second moment plus 1e-8 (adam: no momentum, no bias correction, no weight decay). 1e-6 for adam
+            and 1e-3 for sgd, if not given; it must be small, or the step overshoots.
+        scorings: names; all there are, if none is given.
+        queries: only the first so many, by query_id.
+        optimizer_name: adam or sgd; adam if a state is given.
+        optimizer_state: file of the optimizer's state_dict (AdamW or Adafactor).
+        model: the model's folder; where the store last saw its only model, if not given.
+        device: auto, cpu, cuda.
+        batch_tokens: padded tokens of a batch of queries.
+
+    Raises:
+        InputError: nothing is scored, or an option, the model or its optimizer state is unusable.
+        MismatchError: the store has measurements with another state or, at this path, another model.
+        Interrupted: the user pressed Ctrl-C; what was measured is committed.
+    """
+    chosen = _check(top, learning_rate, queries, optimizer_name, optimizer_state, batch_tokens)
+    if learning_rate is None:
+        learning_rate = LEARNING_RATES[chosen]
+    names = _scorings(store, scorings)
+    loaded = causal.load_known(store, model, device)
+    moments = None if optimizer_state is None else optimizer.parameter_moments(optimizer_state, loaded.model)
+    setting = Setting(loaded.fingerprint, chosen, learning_rate, optimizer.fingerprint(moments))
+    _refuse_other_state(store, setting)
+    work = store.named(
+        "tail_patch",
+        "pending",
+        {**setting.key, "top": top, "scorings": names, "queries": 2**62 if queries is None else queries},
+    ).fetchall()
+    with recorded(
+        store, "tail-patch", model=loaded.path, model_fingerprint=loaded.fingerprint, optimizer=chosen,
+        learning_rate=learning_rate, state=setting.state, top=top, scorings=names, queries=queries,
+    ) as run:  # fmt: skip
+        causal.register(store, loaded)
+        step = OneStep(loaded.model, learning_rate, moments)
+        return Job(store, setting, loaded, step, batch_tokens, run, progress)(work)
+
+
+@dataclass
+class Job:
+    """Takes a step on each proponent and evaluates all its queries before the next."""
+
+    store: Store
+    setting: Setting
+    loaded: LoadedModel
+    step: OneStep
+    batch_tokens: int
+    run: Run
+    progress: Callable[[int, int], None]
+    rows: list[tuple[float, ...]] = field(default_factory=list)  # measured and not yet committed
+    committed_at: float = field(default_factory=time.monotonic)
+
+    def __call__(self, work: list[tuple[int, list[int]]]) -> Measured:
+        """Measure the work list of (example_id, query_ids)."""
+        measured = Measured(self.setting.optimizer, self.setting.learning_rate)
+        targets = self._queries(sorted({query for _, queries in work for query in queries}))
+        with ctrl_c() as stopped:
+            for done, (example, queries) in enumerate(self._examples(work), start=1):
+                self._measure(example, [targets[query] for query in queries], measured)
+                self.progress(done, len(work))
+                if stopped[0] or time.monotonic() - self.committed_at > COMMIT_SECONDS:
+                    self._commit()
+                if stopped[0]:
+                    raise Interrupted(
+                        f"stopped after {self.run.rows:,} pairs, all committed. Run the same command again to go on."
+                    )
+            self._commit()
+        return measured
+
+    def _measure(self, example: Item, queries: list[Item], measured: Measured) -> None:
+        usable = [query for query in queries if query.windows]
+        _skip(measured, "the query's target has no tokens or does not fit", len(queries) - len(usable))
+        if not usable:
+            return
+        if not example.windows:
+            _skip(measured, "the example has no token to predict", len(usable))
+            return
+        if not self.step(example):
+            _skip(measured, "the example's gradient is not finite", len(usable))
+            return
+        for batch in sequences.batches(usable, self.batch_tokens):
+            # Both in the same batch, so that the rounding that depends on a batch's shape cancels.
+            before, after = self.step.logprobs(batch)
+            for item, base, delta in zip(
+                batch.items, before.tolist(), (after - before).tolist(), strict=True
+            ):
+                if not math.isfinite(delta):
+                    _skip(measured, "the target's log-probability is not finite", 1)
+                    continue
+                probability = math.exp(base)
+                change = probability * math.expm1(delta)
+                self.rows.append((item.key, example.key, base, delta, probability, change))
+                measured.pairs += 1
+        measured.examples += 1
+
+    def _commit(self) -> None:
+        if self.rows:
+            table = pyarrow.table(dict(zip(COLUMNS, zip(*self.rows, strict=True), strict=True)))
+            with self.store.transaction(), self.store.registered(measured=table):
+                self.store.named("tail_patch", "insert", self.setting.key)
+                if self.setting.state is not None:
+                    self.store.set_meta({self.setting.meta_key: self.setting.state})
+            self.run.rows += len(self.rows)
+            self.rows = []
+        self.committed_at = time.monotonic()
+
+    def _examples(self, work: list[tuple[int, list[int]]]) -> Iterator[tuple[Item, list[int]]]:
+        for start in range(0, len(work), SHARD):
+            shard = dict(work[start : start + SHARD])
+            rows = self.store.named("tail_patch", "examples", {"ids": list(shard)}).fetchall()
+            tokenizer, context = self.loaded.tokenizer, self.loaded.context
+            for item in sequences.examples(sorted(rows), tokenizer, context, "truncate"):
+                yield item, shard[item.key]
+
+    def _queries(self, ids: list[int]) -> dict[int, Item]:
+        rows = self.store.named("tail_patch", "queries", {"ids": ids}).fetchall()
+        items = sequences.queries(rows, self.loaded.tokenizer, self.loaded.context)
+        return {item.key: item for item in items}
+
+
+def _skip(measured: Measured, reason: str, pairs: int) -> None:
+    if pairs:
+        measured.skipped[reason] = measured.skipped.get(reason, 0) + pairs
+
+
+def _check(
+    top: int,
+    learning_rate: float | None,
+    queries: int | None,
+    optimizer_name: str | None,
+    optimizer_state: str | Path | None,
+    batch_tokens: int,
+) -> str:
+    """Return the optimizer to use."""
+    for option, number in (("--top", top), ("--queries", queries), ("--batch-tokens", batch_tokens)):
+        if number is not None and number < 1:
+            raise InputError(f"{option} {number}: must be at least 1")
+    if learning_rate is not None and not (math.isfinite(learning_rate) and learning_rate > 0):
+        raise InputError(f"--learning-rate {learning_rate}: must be above 0")
+    chosen = optimizer_name or ("sgd" if optimizer_state is None else "adam")
+    if chosen not in LEARNING_RATES:
+        raise InputError(
+            f"--optimizer {chosen}: there is no such choice; there are {', '.join(LEARNING_RATES)}"
+        )
+    if chosen == "adam" and optimizer_state is None:
+        raise InputError("--optimizer adam: needs the saved second moment. Give --optimizer-state FILE.")
+    if chosen == "sgd" and optimizer_state is not None:
+        raise InputError("--optimizer sgd: uses no --optimizer-state. Leave one of them out.")
+    return chosen
+
+
+def _scorings(store: Store, wanted: Sequence[str]) -> list[str]:
+    known = [name for (name,) in store.rows("SELECT name FROM scorings ORDER BY created, name")]
+    if not known:
+        raise InputError(f"{store.path}: nothing is scored yet. First: attrstore score {store.path} METHOD")
+    for name in wanted:
+        if name not in known:
+            raise InputError(f"--scoring {name}: no scoring is called so; there are {', '.join(known)}")
+    return list(wanted) or known
+
+
+def _refuse_other_state(store: Store, setting: Setting) -> None:
+    """Refuse to mix measurements that were made with different optimizer states."""
+    known = store.meta(setting.meta_key)
+    if known in (None, setting.state):
+        return
+    if store.named("tail_patch", "measured", setting.key).fetchall()[0][0]:
+        raise MismatchError(
+            f"{store.path}: pairs were measured with optimizer state {known} at this learning rate, and "
+            f"--optimizer-state is {setting.state}. Use the same file, another --learning-rate, or a copy of the "
+            "store."
+        )

@@ -1,0 +1,1 @@
+"""A language model as the jobs see it: weights, tokens, layers, optimizer. Nothing here knows a store's tables."""

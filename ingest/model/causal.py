@@ -1,0 +1,155 @@
+"""Load a causal language model and its tokenizer, and say exactly which ones they are."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from attrstore.errors import InputError, MismatchError
+from attrstore.ingest.model.adapters import Adapter
+
+if TYPE_CHECKING:
+    from attrstore.store import Store
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+# Said outright: left open, transformers asks the terminal whether to run a folder's code.
+LOCAL = {"local_files_only": True, "trust_remote_code": False}
+# Fields of config.json that say where a model came from, not what it computes.
+_IGNORED_CONFIG = {"_name_or_path", "transformers_version", "torch_dtype", "dtype"}
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model in evaluation mode with frozen weights, and its identity."""
+
+    model: Any
+    tokenizer: Any
+    path: str
+    fingerprint: str
+    tokenizer_fingerprint: str
+    device: torch.device
+
+    @property
+    def context(self) -> int:
+        """The longest input in tokens."""
+        config = self.model.config
+        return int(getattr(config, "max_position_embeddings", 0) or getattr(config, "n_positions", 0) or 2048)
+
+
+def load(path: str | Path, *, device: str = "auto", dtype: str = "float32") -> LoadedModel:
+    """Load the model directory `path`, or the adapter there on its base: safetensors only, no remote code.
+
+    Raises `InputError` naming the folder when it has no config, no weights or no tokenizer.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    folder = Path(path)
+    adapter = Adapter.read(folder)
+    base = folder if adapter is None else adapter.base
+    named = f"--model {folder}" if adapter is None else f"--model {folder}: its base model {base}"
+    _refuse_incomplete(base, named)
+    where = choose_device(device)
+    logging.disable_progress_bar()
+    tokenized = folder if (folder / "tokenizer_config.json").is_file() else base
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(tokenized, **LOCAL)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{named}: no tokenizer can be loaded. {str(error).splitlines()[0]}") from error
+    try:
+        model = AutoModelForCausalLM.from_pretrained(base, dtype=DTYPES[dtype], use_safetensors=True, **LOCAL)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise InputError(f"{named}: cannot be loaded. {str(error).splitlines()[0]}") from error
+    fingerprint = model_fingerprint(base)
+    if adapter is not None:
+        model = adapter.attach(model)
+        fingerprint = adapter.fingerprint(fingerprint)
+    model.eval().requires_grad_(False).to(where)
+    return LoadedModel(model, tokenizer, str(folder), fingerprint, tokenizer_fingerprint(tokenizer), where)
+
+
+def _refuse_incomplete(folder: Path, named: str) -> None:
+    if not (folder / "config.json").is_file():
+        raise InputError(f"{named}: no config.json. Give the folder of a Hugging Face checkpoint.")
+    if not list(folder.glob("*.safetensors")):
+        raise InputError(
+            f"{named}: no weights (*.safetensors). Save them with model.save_pretrained({str(folder)!r})."
+        )
+
+
+def load_known(store: Store, model: str | Path | None, device: str) -> LoadedModel:
+    """Load the given model, or the only causal LM that the store knows.
+
+    Raises:
+        InputError: none is given and the store knows none, or several.
+        MismatchError: another model is now at the path where the store saw it.
+    """
+    if model is not None:
+        return load(model, device=device)
+    known = store.named("encodings", "causal_models").fetchall()
+    if len(known) != 1:
+        there = ", ".join(path for path, _ in known) or "none"
+        raise InputError(f"{store.path}: which model? Give --model PATH. Models of the store: {there}")
+    path, fingerprint = known[0]
+    loaded = load(path, device=device)
+    if loaded.fingerprint != fingerprint:
+        raise MismatchError(
+            f"--model {path}: fingerprint {loaded.fingerprint} now, and the store's model had {fingerprint}. "
+            "Give the folder of that model with --model, or this one explicitly."
+        )
+    return loaded
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device called `name`; `auto` is CUDA where there is one."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise InputError(f"--device {name}: this torch sees no CUDA device. Use --device cpu.")
+    return torch.device(name)
+
+
+def model_fingerprint(folder: Path) -> str:
+    """Hash config (without provenance fields) and weight files: 16 hexadecimal digits."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    kept = {key: value for key, value in config.items() if key not in _IGNORED_CONFIG}
+    digest = hashlib.sha256(json.dumps(kept, sort_keys=True).encode())
+    for file in sorted(folder.glob("*.safetensors")):
+        with file.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()[:16]
+
+
+def tokenizer_fingerprint(tokenizer: Any) -> str:
+    """Hash what the tokenizer does to text: 16 hexadecimal digits."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    content = backend.to_str() if backend is not None else json.dumps(tokenizer.get_vocab(), sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+def register(store: Store, loaded: LoadedModel) -> None:
+    """Record the model, or refuse one that was recorded with another tokenizer."""
+    known = store.value(
+        "SELECT tokenizer_fingerprint FROM models WHERE fingerprint = $id", {"id": loaded.fingerprint}
+    )
+    if known not in (None, loaded.tokenizer_fingerprint):
+        raise MismatchError(
+            f"--model {loaded.path}: the store has this model (fingerprint {loaded.fingerprint}) with tokenizer "
+            f"{known}, and this folder's tokenizer is {loaded.tokenizer_fingerprint}. Use the same tokenizer."
+        )
+    store.execute(
+        "INSERT INTO models VALUES ($id, $tokenizer, $path, NULL, $architecture, $parameters) "
+        "ON CONFLICT DO NOTHING",
+        {
+            "id": loaded.fingerprint,
+            "tokenizer": loaded.tokenizer_fingerprint,
+            "path": str(Path(loaded.path).absolute()),
+            "architecture": type(loaded.model).__name__,
+            "parameters": loaded.model.num_parameters(),
+        },
+    )

@@ -1,0 +1,81 @@
+"""Find the linear maps of a model whose weight gradients are encoded."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Literal, NamedTuple
+
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from attrstore.errors import InputError
+from attrstore.ingest.model import adapters
+
+Role = Literal["layer", "embedding", "head"]
+
+
+class LinearMap(NamedTuple):
+    """A module that computes x Wᵀ (+ bias). Of the embedding, x is one-hot: the row of a token."""
+
+    name: str
+    module: nn.Module
+    n_out: int
+    n_in: int
+    transposed: bool  # the weight is stored in x out (GPT-2's Conv1D)
+    weight: str  # name of the weight among the model's parameters
+    role: Role = "layer"
+
+    def oriented(self, matrix: Tensor) -> Tensor:
+        """Return a matrix of the weight's shape as out x in."""
+        return matrix.T if self.transposed else matrix
+
+
+def find(model: Any, modules: str | None = None) -> list[LinearMap]:
+    """Return the linear maps of the model's layers, or those that are asked for, in the order of its modules.
+
+    Of a model with a LoRA adapter they are the adapter's own maps A and B and no others, since they are what was
+    trained, named after the layer that they are on, `...q_proj.lora_A`. The token embedding and the output head are
+    left out as in TrackStar (arXiv 2410.17413) unless they are asked for: where a method takes the norm of the whole
+    vector, the head's large gradient outweighs the rest. A matrix that is both is two maps, one for each use.
+
+    Args:
+        modules: a regular expression that is searched for in the names of all maps, embedding and head included.
+
+    Raises:
+        InputError: there is none, or `modules` is no regular expression or finds none.
+    """
+    maps = _all(model)
+    if modules is None:
+        return [linear for linear in maps if linear.role == "layer"]
+    try:
+        chosen = [linear for linear in maps if re.search(modules, linear.name)]
+    except re.error as error:
+        raise InputError(f"--modules {modules}: not a regular expression: {error}") from error
+    if not chosen:
+        raise InputError(f"--modules {modules}: found in none of the names, such as {maps[0].name}.")
+    return chosen
+
+
+def _all(model: Any) -> list[LinearMap]:
+    maps = [
+        LinearMap(name, module, module.out_features, module.in_features, False, f"{own_name}.weight")
+        for name, own_name, module in adapters.matrices(model)
+    ]
+    if maps:
+        return maps
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear):
+            shape, transposed = (module.out_features, module.in_features), False
+        elif isinstance(module, Conv1D):
+            shape, transposed = (module.weight.shape[1], module.weight.shape[0]), True
+        elif module is embedding and isinstance(module, nn.Embedding):
+            shape, transposed = (module.embedding_dim, module.num_embeddings), True
+        else:
+            continue
+        role: Role = "head" if module is head else "embedding" if module is embedding else "layer"
+        maps.append(LinearMap(name, module, *shape, transposed, names[id(module.weight)], role))
+    if not any(linear.role == "layer" for linear in maps):
+        raise InputError(f"{type(model).__name__}: no linear layers found (torch.nn.Linear or Conv1D).")
+    return maps

@@ -1,0 +1,217 @@
+"""Read the second moment of each weight out of a saved AdamW or Adafactor state."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from attrstore.errors import InputError
+from attrstore.ingest.model import adapters
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from attrstore.ingest.model.linear import LinearMap
+
+CORRECTIONS = ("factored", "full")
+# (row, column) factors as transformers' and torch's Adafactor name them
+_FACTOR_NAMES = (("exp_avg_sq_row", "exp_avg_sq_col"), ("row_var", "col_var"))
+
+
+class Full(NamedTuple):
+    """The second moment of one weight."""
+
+    values: Tensor  # [out, in]
+    epsilon: float = 1e-8  # added to its square root, as AdamW does
+
+
+class Factored(NamedTuple):
+    """Adafactor's two factors of it: V ~ row column^T / mean(row)."""
+
+    row: Tensor  # [out]: mean over the inputs
+    column: Tensor  # [in]: mean over the outputs
+
+
+SecondMoment = Full | Factored
+
+
+def second_moments(
+    file: str | Path, model: Any, maps: Sequence[LinearMap], correction: str
+) -> dict[str, SecondMoment]:
+    """Return the second moment of each linear map's weight, by the map's name.
+
+    The state's numbered entries are matched to the parameters that were trained (an adapter's own, or all) in
+    the order of `torch.optim` or in the two groups of the Hugging Face Trainer (decayed, not decayed), whichever
+    has the same shapes.
+
+    Args:
+        correction: `factored` (Adafactor's form, row and column means) or `full` (elementwise; of the embedding
+            and the head factored all the same).
+
+    Raises:
+        InputError: the file cannot be read, is no such state, or fits no parameter order of the model.
+    """
+    state = _read(Path(file))
+    by_name = _match(state, model, Path(file))
+    moments = {}
+    for linear in maps:
+        if linear.weight not in by_name:
+            raise InputError(
+                f"--optimizer-state {file}: nothing for {linear.weight}. It was not trained; encode without it."
+            )
+        # Of a vocabulary's matrix the whole gradient is never formed, so its correction is factored.
+        form = correction if linear.role == "layer" else "factored"
+        moments[linear.name] = _moment(by_name[linear.weight], linear, form, Path(file))
+    return moments
+
+
+def parameter_moments(file: str | Path, model: Any) -> dict[str, Full]:
+    """Return the second moment of every parameter that was trained, in the parameter's own shape, by its name.
+
+    Raises:
+        InputError: as `second_moments`, or an entry has another shape than its parameter.
+    """
+    state = _match(_read(Path(file)), model, Path(file))
+    moments = {}
+    for name, parameter in adapters.trained(model).items():
+        if state.get(name):
+            moments[name] = Full(_whole(state[name], name, Path(file)))
+            if moments[name].values.shape != parameter.shape:
+                raise InputError(
+                    f"--optimizer-state {file}: the second moment of {name} is "
+                    f"{tuple(moments[name].values.shape)} and the parameter {tuple(parameter.shape)}."
+                )
+    if not moments:
+        raise InputError(f"--optimizer-state {file}: nothing for any parameter of the model.")
+    return moments
+
+
+def fingerprint(moments: Mapping[str, Full] | None) -> str | None:
+    """Hash the second moments: 16 hexadecimal digits."""
+    if moments is None:
+        return None
+    digest = hashlib.sha256()
+    for name, moment in sorted(moments.items()):
+        digest.update(name.encode())
+        digest.update(moment.values.numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _whole(entry: dict[str, Any], name: str, file: Path) -> Tensor:
+    where = f"--optimizer-state {file}: the second moment of {name}"
+    # what AdamW, and the two Adafactors for anything but a matrix, call it
+    values: Tensor | None = next(
+        (entry[key].float() for key in ("exp_avg_sq", "variance") if entry.get(key) is not None), None
+    )
+    for row, column in _FACTOR_NAMES:
+        if values is None and row in entry and column in entry:
+            rows = entry[row].float().flatten()
+            values = torch.outer(rows, entry[column].float().flatten()) / rows.mean()
+    if values is None:
+        raise InputError(
+            f"{where} is missing (it has {', '.join(entry)}); AdamW's and Adafactor's states are read."
+        )
+    if not torch.isfinite(values).all():
+        raise InputError(f"{where} is not finite.")
+    return values
+
+
+def _read(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        raise InputError(f"--optimizer-state {file}: no such file.")
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError) as error:
+        raise InputError(
+            f"--optimizer-state {file}: not a file of tensors written by torch.save. {str(error).splitlines()[0]}"
+        ) from error
+    if not isinstance(state, dict) or not {"state", "param_groups"} <= state.keys():
+        raise InputError(
+            f"--optimizer-state {file}: not an optimizer's state_dict (no 'state', 'param_groups')."
+        )
+    return state
+
+
+def _match(state: dict[str, Any], model: Any, file: Path) -> dict[str, dict[str, Any]]:
+    entries = state["state"]
+    if entries and all(isinstance(key, str) for key in entries):
+        return {name.removeprefix(adapters.PREFIX): entry for name, entry in entries.items()}
+    ids = [index for group in state["param_groups"] for index in group["params"]]
+    shapes = {name: tuple(parameter.shape) for name, parameter in adapters.trained(model).items()}
+    problems = []
+    for label, names in _orders(model, len(state["param_groups"])):
+        problem = _first_misfit(ids, entries, names, shapes)
+        if problem is None:
+            return {name: entries[index] for index, name in zip(ids, names, strict=True) if index in entries}
+        problems.append(f"{label}: {problem}")
+    raise InputError(
+        f"--optimizer-state {file}: fits no order of the model's parameters. {'; '.join(problems)}."
+    )
+
+
+def _orders(model: Any, n_groups: int) -> list[tuple[str, list[str]]]:
+    """Return the parameter orders to try, the likelier first (the Trainer always makes two groups)."""
+    names = list(adapters.trained(model))
+    norms = {
+        f"{name}.weight" for name, module in model.named_modules() if "norm" in type(module).__name__.lower()
+    }
+    plain = {name for name in names if name.endswith("bias") or name in norms}
+    decayed = [name for name in names if name not in plain]
+    orders = [
+        ("as torch.optim", names),
+        ("as the Trainer's groups", decayed + [name for name in names if name in plain]),
+    ]
+    return orders[::-1] if n_groups == 2 else orders
+
+
+def _first_misfit(
+    ids: list[int], entries: dict[int, dict[str, Any]], names: list[str], shapes: dict[str, tuple[int, ...]]
+) -> str | None:
+    if len(ids) != len(names):
+        return f"the state has {len(ids)} parameters and the model {len(names)}"
+    for index, name in zip(ids, names, strict=True):
+        found = _shape(entries.get(index, {}))
+        if found is not None and found != shapes[name]:
+            return f"parameter {index} is {found} and {name} is {shapes[name]}"
+    return None
+
+
+def _shape(entry: dict[str, Any]) -> tuple[int, ...] | None:
+    for key in ("exp_avg_sq", "exp_avg"):
+        if key in entry and isinstance(entry[key], Tensor) and entry[key].ndim:
+            return tuple(entry[key].shape)
+    for row, column in _FACTOR_NAMES:
+        if row in entry and column in entry:
+            return (entry[row].numel(), entry[column].numel())
+    return None
+
+
+def _moment(entry: dict[str, Any], linear: LinearMap, correction: str, file: Path) -> SecondMoment:
+    where = f"--optimizer-state {file}: the second moment of {linear.weight}"
+    if "exp_avg_sq" in entry and entry["exp_avg_sq"].ndim == 2:
+        values = linear.oriented(entry["exp_avg_sq"].float())
+        if not torch.isfinite(values).all():
+            raise InputError(f"{where} is not finite.")
+        return Full(values) if correction == "full" else _factored(values.mean(dim=1), values.mean(dim=0))
+    for row_name, column_name in _FACTOR_NAMES:
+        if row_name not in entry:
+            continue
+        row, column = entry[row_name].float().flatten(), entry[column_name].float().flatten()
+        if not (torch.isfinite(row).all() and torch.isfinite(column).all()):
+            raise InputError(f"{where} is not finite.")
+        if linear.transposed:
+            row, column = column, row
+        return Full(torch.outer(row, column) / row.mean()) if correction == "full" else _factored(row, column)
+    raise InputError(
+        f"{where} is missing (it has {', '.join(entry)}); AdamW's and Adafactor's states are read."
+    )
+
+
+def _factored(row: Tensor, column: Tensor) -> Factored:
+    # An input that never varied has a second moment of zero; a floor far below the mean keeps it finite.
+    return Factored(row.clamp(min=float(row.mean()) * 1e-8), column.clamp(min=float(column.mean()) * 1e-8))
