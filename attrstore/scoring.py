@@ -107,9 +107,8 @@ def selected(store: Store, where: str | None) -> Iterator[None]:
 def write_scoring(store: Store, scoring: Scoring, ranking: Ranking, *, family: str, method: str) -> None:
     """Write a scoring, its scores and the queries it ranked in one transaction, in the place of any of that name."""
     with store.transaction(), store.registered(ranked=ranking.pairs):
-        store.named("scoring", "drop_scores", {"name": scoring.name})
-        store.named("scoring", "drop_scoring_queries", {"name": scoring.name})
-        store.named("scoring", "drop_scoring", {"name": scoring.name})
+        for part in ("scores", "scoring_queries", "inputs", "scoring"):
+            store.named("scoring", f"drop_{part}", {"name": scoring.name})
         store.named(
             "scoring",
             "insert_scoring",
@@ -125,5 +124,6 @@ def write_scoring(store: Store, scoring: Scoring, ranking: Ranking, *, family: s
             },
         )
         store.named("scoring", "insert_scores", {"scoring": scoring.scoring_id})
+        store.named("scoring", "insert_inputs", {"scoring": scoring.scoring_id})
         asked = {"scoring": scoring.scoring_id, "queries": list(ranking.query_ids)}
         store.named("scoring", "insert_scoring_queries", asked)

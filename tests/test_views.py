@@ -150,7 +150,7 @@ def test_comparison_has_one_row_per_pair_with_a_proponent(full: Store, world: Wo
     wanted: dict[tuple[str, str], list[Any]] = {}
     for q in range(N_QUERIES):
         sides = []
-        for name in ("trackstar", "bm25"):  # the newest of each family
+        for name in ("trackstar", "bm25"):  # the first recommended of each family
             n = len(world.rankings[name][q])
             keep = world.labelled.get(q, set())
             ends = {
@@ -187,7 +187,8 @@ def test_comparison_answers_with_one_family_and_with_none(store: Store) -> None:
     assert store.rows("FROM comparison") == []
     add_texts(store)
     add_scoring(store, "bm25", "retrieval", 5, 0)
-    add_ranking(store, "bm25", 3, [4, 2], set(), opponents=False)
+    for q in range(N_QUERIES):
+        add_ranking(store, "bm25", q, [4, 2] if q == 3 else [], set(), opponents=False)
     assert store.rows("SELECT example, influence_rank, retrieval_rank FROM comparison ORDER BY 3") == [
         ("e4", None, 1),
         ("e2", None, 2),

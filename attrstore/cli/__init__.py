@@ -20,6 +20,7 @@ COMMANDS = {
     "ingest": "ingest",
     "import": "imports",
     "score": "score",
+    "use": "use",
     "ask": "score",
     "tail-patch": "tail_patch",
     "trace": "trace",

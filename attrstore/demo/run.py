@@ -22,7 +22,6 @@ STORE = "demo.duckdb"
 MODEL = "model"
 # Everything that the demo writes; `--force` removes these and nothing else.
 OWN = ("corpus.jsonl", "queries.jsonl", "labels.jsonl", MODEL, STORE, f"{STORE}.wal")
-# The influence method that is shown comes after the others of its family: `comparison` takes the newest.
 METHODS = ("dot", "cosine", "trak", "trackstar", "trackstar-block", "cosine-block", "bm25")
 # Of TrackStar's family, what cosine-block ranks first moves the demo's model most (benchmarks/RESULTS.md).
 INFLUENCE, RETRIEVAL = "cosine-block", "bm25"

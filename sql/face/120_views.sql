@@ -1,11 +1,5 @@
 -- The views that people read. They need no Python: any DuckDB client that opens the file has them.
 
--- One label for a pair, whatever number of origins gave one: the strongest.
-CREATE OR REPLACE VIEW pair_labels AS
-SELECT query_id, example_id, max(label) AS label
-FROM labels
-GROUP BY query_id, example_id;
-
 -- Every stored pair of every scoring, by name. rank 1 = strongest proponent, -1 = strongest opponent.
 CREATE OR REPLACE VIEW ranked_pairs AS
 SELECT
@@ -37,14 +31,22 @@ CREATE OR REPLACE MACRO scoring_called(scoring_name) AS
 -- sides (one side's proponent that is the other's strongest opponent stands there at its place from the end),
 -- so ORDER BY influence_rank LIMIT 20 gives the top proponents.
 CREATE OR REPLACE MACRO compare(influence_scoring, retrieval_scoring) AS TABLE
-WITH sides AS (
+WITH named AS MATERIALIZED (
+    SELECT influence_scoring::VARCHAR AS influence_name, retrieval_scoring::VARCHAR AS retrieval_name
+),
+asked AS MATERIALIZED (
+    SELECT
+        influence_name, scoring_called(influence_name) AS influence_id,
+        retrieval_name, scoring_called(retrieval_name) AS retrieval_id
+    FROM named
+),
+sides AS (
     SELECT
         query_id, example_id, score, rank > 0 AS proponent, position_of(rank, n_examples) AS place,
-        scoring_id = scoring_called(influence_scoring) AS on_influence,
-        scoring_id = scoring_called(retrieval_scoring) AS on_retrieval
+        scoring_id = influence_id AS on_influence, scoring_id = retrieval_id AS on_retrieval
     FROM scores
     JOIN scorings USING (scoring_id)
-    WHERE scoring_id = scoring_called(influence_scoring) OR scoring_id = scoring_called(retrieval_scoring)
+    JOIN asked ON scoring_id = influence_id OR scoring_id = retrieval_id
 ),
 pairs AS (
     SELECT
@@ -59,18 +61,20 @@ pairs AS (
 )
 SELECT
     queries.external_id AS query, examples.external_id AS example,
-    pairs.influence_rank, pairs.influence_score, pairs.retrieval_rank, pairs.retrieval_score,
+    asked.influence_name AS influence_scoring, pairs.influence_rank, pairs.influence_score,
+    asked.retrieval_name AS retrieval_scoring, pairs.retrieval_rank, pairs.retrieval_score,
     pair_labels.label, examples.text, examples.source, queries.prompt, queries.target, examples.metadata
 FROM pairs
+CROSS JOIN asked
 JOIN queries USING (query_id)
 JOIN examples USING (example_id)
 LEFT JOIN pair_labels USING (query_id, example_id);
 
--- The newest influence scoring beside the newest retrieval scoring; a family that is not there is NULL.
+-- The two of `chosen_scorings` side by side, each by name; a side for which there is none to choose is NULL.
 CREATE OR REPLACE VIEW comparison AS
 FROM compare(
-    (SELECT name FROM scorings WHERE family = 'influence' ORDER BY created DESC, name LIMIT 1),
-    (SELECT name FROM scorings WHERE family = 'retrieval' ORDER BY created DESC, name LIMIT 1)
+    (SELECT name FROM chosen_scorings WHERE family = 'influence'),
+    (SELECT name FROM chosen_scorings WHERE family = 'retrieval')
 );
 
 -- How alike two rankings of one query are, for every pair of scorings that both ranked it.

@@ -114,7 +114,7 @@ WHERE encoder_id IS NOT NULL AND encoder_id NOT IN (SELECT encoder_id FROM encod
 
 -- name: scoring_queries
 -- Whatever has pairs was ranked, once.
-SELECT count(*), any_value('scoring ' || scoring_id || ', query ' || query_id)
+SELECT count(*), any_value('scoring ' || scoring_id || coalesce(', query ' || query_id, ''))
 FROM (
     SELECT scoring_id, query_id FROM scoring_queries
     WHERE scoring_id NOT IN (SELECT scoring_id FROM scorings) OR query_id NOT IN (SELECT query_id FROM queries)
@@ -122,6 +122,8 @@ FROM (
     SELECT DISTINCT scoring_id, query_id FROM scores ANTI JOIN scoring_queries USING (scoring_id, query_id)
     UNION ALL
     SELECT scoring_id, query_id FROM scoring_queries GROUP BY scoring_id, query_id HAVING count(*) > 1
+    UNION ALL
+    SELECT scoring_id, NULL FROM scoring_inputs WHERE scoring_id NOT IN (SELECT scoring_id FROM scorings)
 );
 
 -- name: ranks

@@ -205,6 +205,7 @@ DELETE FROM tail_patches WHERE example_id IN (SELECT id FROM replaced);
 DELETE FROM subset_losses;
 DELETE FROM scores;
 DELETE FROM scoring_queries;
+DELETE FROM scoring_inputs;
 DELETE FROM scorings;
 DROP TABLE replaced
 
@@ -219,6 +220,7 @@ DELETE FROM subset_losses WHERE query_id IN (SELECT id FROM replaced);
 DELETE FROM query_losses WHERE query_id IN (SELECT id FROM replaced);
 DELETE FROM scores;
 DELETE FROM scoring_queries;
+DELETE FROM scoring_inputs;
 DELETE FROM scorings;
 DROP TABLE replaced
 

@@ -84,6 +84,13 @@ INSERT INTO scores SELECT $scoring, query_id, example_id, rank, score FROM ranke
 -- name: insert_scoring_queries
 INSERT INTO scoring_queries SELECT $scoring, unnest($queries::BIGINT[])
 
+-- name: insert_inputs
+-- What the ranking was made of, to see when that changes.
+INSERT INTO scoring_inputs SELECT $scoring, input, n, digest FROM present_inputs
+
+-- name: drop_inputs
+DELETE FROM scoring_inputs WHERE scoring_id = (SELECT scoring_id FROM scorings WHERE name = $name)
+
 -- name: drop_scores
 DELETE FROM scores WHERE scoring_id = (SELECT scoring_id FROM scorings WHERE name = $name)
 

@@ -1,0 +1,40 @@
+"""Which influence and which retrieval scoring are shown where none is named."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from attrstore.errors import InputError
+
+if TYPE_CHECKING:
+    from attrstore.store import Store
+
+FAMILIES = ("influence", "retrieval")
+
+
+def use(store: Store, *, influence: str | None = None, retrieval: str | None = None) -> None:
+    """Keep in the store which scoring `comparison` shows of each family; what is None stays as it is.
+
+    Raises `InputError` for a name that no scoring of that family has.
+    """
+    wanted = {family: name for family, name in zip(FAMILIES, (influence, retrieval), strict=True) if name}
+    for family, name in wanted.items():
+        known = [row[0] for row in store.named("chosen", "of_family", {"family": family}).fetchall()]
+        if name not in known:
+            there = ", ".join(known) or "none yet"
+            raise InputError(f"--{family} {name}: no {family} scoring is called so; there are {there}")
+    with store.transaction():
+        store.set_meta({f"use {family}": name for family, name in wanted.items()})
+
+
+def reset(store: Store) -> None:
+    """Forget what `use` set: the first complete scoring in the recommended order is shown again."""
+    with store.transaction():
+        store.named("chosen", "reset")
+
+
+def chosen(store: Store) -> list[dict[str, Any]]:
+    """Return the rows of the view `chosen_scorings`: one a family, with the reason."""
+    cursor = store.named("chosen", "chosen")
+    columns = [column[0] for column in cursor.description or ()]
+    return [dict(zip(columns, row, strict=True)) for row in cursor.fetchall()]
