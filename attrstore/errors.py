@@ -1,5 +1,7 @@
 """What can go wrong, in the user's words: every message names the thing, the place and the fix."""
 
+from contextvars import ContextVar
+
 
 class AttrstoreError(Exception):
     """The work failed; nothing already committed was lost."""
@@ -25,3 +27,11 @@ class Interrupted(AttrstoreError):
     """The user stopped a job; what was committed stays, and the same command goes on."""
 
     exit_code = 1
+
+
+IN_SHELL: ContextVar[bool] = ContextVar("in_shell", default=False)  # whether a command line is being served
+
+
+def flag(name: str) -> str:
+    """Name an option as whoever gave it wrote it: `max_length` in Python, `--max-length` in a shell."""
+    return f"--{name.replace('_', '-')}" if IN_SHELL.get() else name

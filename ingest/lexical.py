@@ -8,18 +8,17 @@ command goes on. idf and the average length are computed at query time: new exam
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 import pyarrow
 
-from attrstore.errors import AttrstoreError, InputError, Interrupted, MismatchError
-from attrstore.lexical.index import Index, Variant, read_index, stem_table
+from attrstore.errors import AttrstoreError, InputError, Interrupted, MismatchError, flag
+from attrstore.lexical.index import Index, IndexFields, read_index, stem_table
+from attrstore.progress import Progress, silent
 from attrstore.runs import recorded
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     import numpy.typing as npt
 
     from attrstore.store import Store
@@ -28,7 +27,7 @@ BATCH_BYTES = 128_000_000  # of text in one transaction; see `plan` in sql/state
 
 
 @dataclass(frozen=True)
-class Counts:
+class Indexed:
     """What one run did, and what the index holds now."""
 
     indexed: int  # examples added by this run
@@ -40,41 +39,28 @@ class Counts:
 def ingest_lexical(
     store: Store,
     *,
-    stemmer: str | None = None,
-    variant: Variant | None = None,
-    pattern: str | None = None,
-    fold: bool | None = None,
-    k1: float | None = None,
-    b: float | None = None,
-    epsilon: float | None = None,
     rebuild: bool = False,
     batch_bytes: int = BATCH_BYTES,
-    progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Counts:
+    progress: Progress = silent,
+    **fields: Unpack[IndexFields],
+) -> Indexed:
     """Index the examples that are not in the index yet.
 
-    What is not given stays as the index has it, or as in `attrstore.lexical.index.Index` for a new one.
-
     Args:
-        stemmer: a Snowball algorithm, such as "english", or "none".
-        variant: "okapi" or "lucene"; like k1, b and epsilon it acts at query time and can be changed freely.
-        pattern: an RE2 regular expression: what a token is.
-        fold: lower-case texts first.
-        k1: how fast repeated words stop counting.
-        b: how much long examples are discounted, 0 to 1.
-        epsilon: okapi's floor of a negative idf, as a share of the mean idf.
         rebuild: make the index anew, which a change of pattern, stemmer or fold needs.
         batch_bytes: how much text one transaction takes.
         progress: called with the number of examples done and to do.
+        fields: of `attrstore.lexical.index.Index`. What is not given, or None, stays as the index has it, or is as
+            there for a new one; the stemmer "none" takes stemming away. variant, k1, b and epsilon act at query
+            time and can be changed freely.
 
     Raises:
         InputError: no examples, or a bad option.
         MismatchError: pattern, stemmer or fold differ from the index, without `rebuild`.
     """
-    given = {"variant": variant, "pattern": pattern, "fold": fold, "k1": k1, "b": b, "epsilon": epsilon}
-    changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    if stemmer is not None:
-        changes["stemmer"] = None if stemmer == "none" else stemmer
+    changes: dict[str, Any] = {name: value for name, value in fields.items() if value is not None}
+    if changes.get("stemmer") == "none":
+        changes["stemmer"] = None
     had = read_index(store)
     index = replace(had or Index(), **changes)
     _check(store, had, index)
@@ -95,7 +81,7 @@ def ingest_lexical(
         store.named("lexical", "drop_work")
         store.named("lexical", "drop_batch")
     _, terms, postings = _totals(store)
-    return Counts(indexed, before, terms, postings)
+    return Indexed(indexed, before, terms, postings)
 
 
 def _run(
@@ -104,7 +90,7 @@ def _run(
     rebuild: bool,
     changed: bool,
     batch_bytes: int,
-    progress: Callable[[int, int], None],
+    progress: Progress,
 ) -> int:
     """Do what there is to do; leave no trace when there is nothing."""
     missing_stems = _query_tokens(store, index) if index.stemmer else []
@@ -200,23 +186,24 @@ def _totals(store: Store) -> tuple[int, int, int]:
 
 
 def _check(store: Store, had: Index | None, index: Index) -> None:
-    index.check_weights()
     if had and (had.pattern, had.stemmer) == (index.pattern, index.stemmer):
         return
     try:
         [(empty,)] = store.named("lexical", "pattern_problem", {"pattern": index.pattern}).fetchall()
     except AttrstoreError as error:
-        raise InputError(f"--pattern {index.pattern}: not a regular expression (RE2). {error}") from error
+        raise InputError(
+            f"{flag('pattern')} {index.pattern}: not a regular expression (RE2). {error}"
+        ) from error
     if empty:
         raise InputError(
-            f"--pattern {index.pattern}: matches the empty text; a token has at least one letter"
+            f"{flag('pattern')} {index.pattern}: matches the empty text; a token has at least one letter"
         )
     if index.stemmer:
         import Stemmer
 
         if index.stemmer not in Stemmer.algorithms():
             raise InputError(
-                f"--stemmer {index.stemmer}: there are {', '.join(sorted(Stemmer.algorithms()))}, none"
+                f"{flag('stemmer')} {index.stemmer}: there are {', '.join(sorted(Stemmer.algorithms()))}, none"
             )
 
 

@@ -24,7 +24,7 @@ import attrstore
 from attrstore import InputError, MismatchError, Store
 from attrstore.cli import main
 from attrstore.errors import Interrupted
-from attrstore.ingest.lexical import Counts, ingest_lexical
+from attrstore.ingest.lexical import Indexed, ingest_lexical
 from attrstore.lexical.index import search
 from attrstore.methods import METHODS, Request
 from attrstore.methods.bm25 import METHOD, rank
@@ -340,8 +340,8 @@ def test_score_keeps_the_ranking_with_its_parameters(store: Store) -> None:
     }  # fmt: skip
     for options, message in (
         ({"engine": "x"}, "--engine x"),
-        ({"b": 2}, "--b 2"),
-        ({"k1": "y"}, "not a number"),
+        ({"b": 2}, "b 2: must be between 0 and 1"),
+        ({"k1": "y"}, "k1 y: must be a number"),
     ):
         with pytest.raises(InputError, match=message):
             pairs(store, **options)
@@ -370,12 +370,12 @@ def test_postings_are_right_and_running_again_changes_nothing(store: Store) -> N
     )
     assert dict(held["terms"]) == Counter(term for doc in docs for term in doc)
     assert held["lengths"] == [(3 * place + 5, doc.total()) for place, doc in enumerate(docs)]
-    assert counts == Counts(6, 0, len(held["terms"]), len(held["postings"]))
+    assert counts == Indexed(6, 0, len(held["terms"]), len(held["postings"]))
     ids = [row[0] for row in store.rows("SELECT term_id FROM postings")]
     assert ids == sorted(ids)
     runs = store.rows("SELECT run_id, state FROM runs")
     assert runs == [(1, "finished")]
-    assert ingest_lexical(store) == Counts(0, 6, counts.terms, counts.postings)
+    assert ingest_lexical(store) == Indexed(0, 6, counts.terms, counts.postings)
     assert contents(store) == held
     assert store.rows("SELECT run_id, state FROM runs") == runs
 
@@ -426,7 +426,7 @@ def test_kill_9_loses_only_the_open_batch(path: Path, tmp_path: Path) -> None:
     assert killed.returncode == -9
     with attrstore.open(path, writable=True) as store:
         assert store.value("SELECT count(*) FROM lexical_stats") == 9
-        assert ingest_lexical(store) == Counts(9, 9, *_sizes(store))
+        assert ingest_lexical(store) == Indexed(9, 9, *_sizes(store))
         held = contents(store)
     with attrstore.open(tmp_path / "other.duckdb", create=True) as other:
         put(other, CORPUS * 3)
@@ -482,12 +482,12 @@ def test_pattern_and_fold_apply_to_queries_too(store: Store) -> None:
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"stemmer": "klingon"}, "--stemmer klingon: there are .*english"),
-        ({"pattern": "("}, r"--pattern \(: not a regular expression"),
+        ({"stemmer": "klingon"}, "stemmer klingon: there are .*english"),
+        ({"pattern": "("}, r"pattern \(: not a regular expression"),
         ({"pattern": "a*"}, "matches the empty text"),
-        ({"k1": -1.0}, "--k1 -1: must be between"),
-        ({"b": math.nan}, "--b nan: must be between"),
-        ({"variant": "atire"}, "--variant atire: there are okapi, lucene"),
+        ({"k1": -1.0}, "k1 -1: must be between"),
+        ({"b": math.nan}, "b nan: must be a number"),
+        ({"variant": "atire"}, "variant atire: there is no such choice; there are okapi, lucene"),
     ],
 )
 def test_bad_options_leave_the_store_alone(store: Store, options: Any, message: str) -> None:

@@ -11,9 +11,7 @@ import zipfile
 from fnmatch import fnmatch
 from pathlib import Path
 
-from attrstore.cli import ingest_model
 from attrstore.methods import METHODS
-from attrstore.vectors import codes
 
 ROOT = Path(__file__).parents[1]
 SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
@@ -71,10 +69,6 @@ def test_the_wheel_holds_every_module_and_statement_and_nothing_else(tmp_path: P
             if file.suffix in {".py", ".sql"}:
                 expected.add(str(shipped(file)))
     assert names == expected
-
-
-def test_the_command_line_offers_every_code() -> None:
-    assert set(ingest_model.CODES) == set(codes.CODES)
 
 
 def test_every_method_says_what_it_needs_and_when_to_use_it() -> None:

@@ -9,7 +9,7 @@ import click
 
 import attrstore
 from attrstore.cli.lazy import LazyGroup
-from attrstore.errors import AttrstoreError
+from attrstore.errors import IN_SHELL, AttrstoreError
 
 # command: the module of attrstore.cli that defines it
 COMMANDS = {
@@ -39,11 +39,14 @@ class Main(LazyGroup):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
+        shell = IN_SHELL.set(True)
         try:
             return super().invoke(ctx)
         except AttrstoreError as error:
             click.echo(f"Error: {error}", err=True)
             sys.exit(error.exit_code)
+        finally:
+            IN_SHELL.reset(shell)
 
 
 @click.group(

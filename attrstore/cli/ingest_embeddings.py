@@ -9,35 +9,19 @@ import click
 
 import attrstore
 from attrstore.cli.common import counted, store_argument
-from attrstore.cli.ingest_model import CODES, report_counts
+from attrstore.cli.ingest_model import report_counts
+from attrstore.cli.options import PATH, fields_of
+from attrstore.ingest.encode.recipes import EmbeddingRecipe
 
 
 @click.command("embeddings")
 @store_argument
 @click.option(
-    "--model", required=True, type=click.Path(path_type=Path),
+    "--model", required=True, type=PATH,
     help="Folder of a Hugging Face encoder or causal LM, or of a sentence-transformers model.",
 )  # fmt: skip
-@click.option(
-    "--pooling", type=click.Choice(["mean", "cls", "last"]),
-    help="Of the last hidden states.  [default: the folder's own, or mean]",
-)  # fmt: skip
-@click.option("--query-prefix", help="Before each query's text.  [default: the folder's own, or none]")
-@click.option("--passage-prefix", help="Before each example's text.  [default: the folder's own, or none]")
-@click.option(
-    "--code", type=click.Choice(CODES), default="fp16", show_default=True, help="Quantisation of the corpus."
-)
 @click.option("--name", help="Of the encoder; the folder's name and the pooling if not given.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
-@click.option(
-    "--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True,
-    help="Of the model's weights and activations.",
-)  # fmt: skip
-@click.option("--batch-tokens", type=int, default=4096, show_default=True, help="Padded tokens in a batch.")
-@click.option(
-    "--long", type=click.Choice(["truncate", "skip"]), default="truncate", show_default=True,
-    help="What to do with an example longer than the model takes; its status says what was done.",
-)  # fmt: skip
+@fields_of(EmbeddingRecipe)
 def embeddings_command(store: Path, **options: Any) -> None:
     """Embed every example, and every query's prompt and target, that has no embedding yet.
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from attrstore.errors import InputError
+from attrstore.options import Options, option
 from attrstore.statements import statement
 
 if TYPE_CHECKING:
@@ -16,38 +17,42 @@ if TYPE_CHECKING:
 
     from attrstore.store import Store
 
-Variant = Literal["okapi", "lucene"]
 MOST_K1 = MOST_EPSILON = 100.0  # so that a score fits the integers it is summed in
 
 
 @dataclass(frozen=True)
-class Index:
+class Index(Options):
     """How the index was made (the first three) and how BM25 reads it, unless asked otherwise."""
 
-    pattern: str = r"[\p{L}\p{N}_]+"  # RE2: what a token is; the default is known to sql/face/100_bm25.sql
-    fold: bool = True  # lower-case first
-    stemmer: str | None = None  # a Snowball algorithm
-    variant: Variant = "okapi"
-    k1: float = 1.5
-    b: float = 0.75
-    epsilon: float = 0.25
+    # The pattern's default is known to sql/face/100_bm25.sql.
+    pattern: str = option(r"[\p{L}\p{N}_]+", "What a token is (RE2).", metavar="REGEX")
+    fold: bool = option(True, "Lower-case texts first.")
+    stemmer: str | None = option(
+        None, "Snowball stemmer, such as english, or none.", metavar="NAME", unset="none"
+    )
+    variant: str = option("okapi", "BM25's formula; can be changed at any time.", choices=("okapi", "lucene"))
+    k1: float = option(1.5, "How fast repeated words stop counting.", least=0, most=MOST_K1)
+    b: float = option(0.75, "How much long examples are discounted.", least=0, most=1)
+    epsilon: float = option(
+        0.25, "Okapi's floor of a negative idf, as a share of the mean idf.", least=0, most=MOST_EPSILON
+    )
 
     @property
     def tokens(self) -> dict[str, Any]:
         """The parameters of SQL's `split_tokens`."""
         return {"pattern": self.pattern, "fold": self.fold}
 
-    def check_weights(self) -> None:
-        """Refuse a variant or a constant that BM25 cannot be computed with."""
-        if self.variant not in get_args(Variant):
-            raise InputError(f"--variant {self.variant}: there are {', '.join(get_args(Variant))}")
-        for name, value, most in (
-            ("k1", self.k1, MOST_K1),
-            ("b", self.b, 1.0),
-            ("epsilon", self.epsilon, MOST_EPSILON),
-        ):
-            if not 0 <= value <= most:
-                raise InputError(f"--{name} {value:g}: must be between 0 and {most:g}")
+
+class IndexFields(TypedDict, total=False):
+    """Fields of `Index`."""
+
+    pattern: str | None
+    fold: bool | None
+    stemmer: str | None
+    variant: str | None
+    k1: float | None
+    b: float | None
+    epsilon: float | None
 
 
 def read_index(store: Store) -> Index | None:

@@ -41,15 +41,7 @@ def rank(store: Store, request: Request) -> Ranking:
 
 def _with_options(index: Index, options: dict[str, Any]) -> Index:
     given = {name: options[name] for name in WEIGHTS if options.get(name) is not None}
-    for name in ("k1", "b", "epsilon"):
-        if name in given:
-            try:
-                given[name] = float(given[name])
-            except (TypeError, ValueError) as error:
-                raise InputError(f"--{name} {given[name]}: not a number") from error
-    index = replace(index, **given)
-    index.check_weights()
-    return index
+    return replace(index, **given)
 
 
 def _rank_by_maxscore(store: Store, index: Index, request: Request) -> pyarrow.Table:

@@ -8,55 +8,22 @@ entry, 16 entries together are one word of a code on the sphere (`attrstore.vect
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from attrstore.errors import InputError
 from attrstore.vectors import codebook
+from attrstore.vectors.quantisations import CODES as CODES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from attrstore.vectors.encoders import Block
+    from attrstore.vectors.quantisations import Code
 
 INT8_STEP = 1 / 32  # +-127 steps reach 4 standard deviations
-
-
-@dataclass(frozen=True)
-class Code:
-    """One quantisation."""
-
-    name: str
-    bits: float  # of an entry
-
-    @property
-    def per_byte(self) -> int:
-        """Entries in one byte, of a code of less than 8 bits."""
-        return int(8 / self.bits)
-
-    def n_bytes(self, dimensions: int) -> int:
-        """Length of a code of `dimensions` entries."""
-        return math.ceil(dimensions * self.bits / 8)
-
-
-CODES = {
-    code.name: code
-    for code in (
-        Code("fp16", 16), Code("int8", 8), Code("4bit", 4), Code("2bit", 2), Code("1bit", 1), Code("halfbit", 0.5),
-    )
-}  # fmt: skip
-
-
-def find(name: str) -> Code:
-    """Return the code called `name`."""
-    if name not in CODES:
-        raise InputError(f"--code {name}: there is no such code; there are {', '.join(CODES)}")
-    return CODES[name]
 
 
 @cache

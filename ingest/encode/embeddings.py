@@ -2,118 +2,99 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import torch
 from torch import Tensor
 
-from attrstore.errors import InputError
-from attrstore.ingest.encode.job import Counts, EncodingJob, refuse_other_recipe
+from attrstore.errors import InputError, flag
+from attrstore.ingest.encode.job import Encoded, EncodingJob, refuse_other_recipe
+from attrstore.ingest.encode.recipes import EmbeddingFields, EmbeddingRecipe
 from attrstore.ingest.model import causal, embedding
 from attrstore.ingest.model.pooling import pool
 from attrstore.ingest.model.sequences import Item
+from attrstore.options import options_of
+from attrstore.progress import silent
 from attrstore.runs import recorded
-from attrstore.vectors import codes, encoders
+from attrstore.vectors import encoders
 from attrstore.vectors.encoders import Encoder, make_blocks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
     from attrstore.ingest.model.embedding import EmbeddingModel
     from attrstore.ingest.model.sequences import Batch
+    from attrstore.progress import Progress
     from attrstore.store import Store
-
-POOLINGS = ("mean", "cls", "last")
-LONG = ("truncate", "skip")
 
 
 def ingest_embeddings(
     store: Store,
+    recipe: EmbeddingRecipe | None = None,
     *,
     model: str | Path,
-    pooling: str | None = None,
-    query_prefix: str | None = None,
-    passage_prefix: str | None = None,
-    code: str = "fp16",
     name: str | None = None,
-    device: str = "auto",
-    dtype: str = "float32",
-    batch_tokens: int = 16384,
-    long: str = "truncate",
-    progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Counts:
+    progress: Progress = silent,
+    **fields: Unpack[EmbeddingFields],
+) -> Encoded:
     """Write the embedding of every example's text and every query's prompt and target that has none yet.
 
     Args:
+        recipe: how; the default one, if not given.
         model: folder of a Hugging Face encoder or causal LM, or of a sentence-transformers model, whose own
             pooling, prompts and length are then the defaults.
-        pooling: of the last hidden states: their `mean`, the first token's (`cls`) or the `last` one's; the
-            folder's own, or the mean, if not given.
-        query_prefix, passage_prefix: put before each query's and each example's text; the folder's own, or
-            nothing, if not given.
-        code: quantisation of the corpus side.
-        long: what to do with a text longer than the model takes: `truncate` or `skip`.
+        name: of the encoder; the folder's name and the pooling if not given.
+        progress: called with the examples encoded and those to encode.
+        fields: of the recipe, `EmbeddingRecipe`, that are to be otherwise.
 
     Raises:
         InputError: the model or an option is unusable.
         MismatchError: an encoder of this name exists and was made differently.
     """
-    codes.find(code)
-    if long not in LONG:
-        raise InputError(f"--long {long}: there is no such choice; there are {', '.join(LONG)}")
-    loaded = embedding.load(model, device=device, dtype=dtype)
-    settings = loaded.settings
-    texts = Texts(
-        settings.query_prefix if query_prefix is None else query_prefix,
-        settings.passage_prefix if passage_prefix is None else passage_prefix,
-        settings.lower_case,
-    )
-    pooling = _checked_pooling(loaded, pooling, texts)
-    encoder = _encoder(loaded, texts, pooling, code=code, dtype=dtype, long=long, name=name)
+    recipe = replace(recipe or EmbeddingRecipe(), **fields)
+    loaded = embedding.load(model, device=recipe.device, dtype=recipe.dtype)
+    recipe, texts = _as_the_folder_says(recipe, loaded)
+    spec = recipe.spec(loaded, lower_case=texts.lower_case, similarity=loaded.settings.similarity)
+    name = name or f"{Path(loaded.path).absolute().name}-{recipe.pooling}"
+    blocks = make_blocks([("embedding", loaded.model.config.hidden_size)])
+    encoder = Encoder("embedding", name, loaded.fingerprint, spec, blocks)
     refuse_other_recipe(store, encoder)
-    encode = _Embed(loaded.model, pooling)
+    encode = _Embed(loaded.model, str(recipe.pooling))
     with recorded(store, "ingest embeddings", encoder=encoder.encoder_id, model=str(model)) as run:
         with store.transaction():
             causal.register(store, loaded)
             encoders.save(store, encoder)
-        return EncodingJob(store, encoder, loaded, encode, batch_tokens, long, run, progress, texts)()
+        return EncodingJob(
+            store, encoder, loaded, encode, recipe.batch_tokens, recipe.long, run, progress, texts
+        )()
 
 
-def _checked_pooling(loaded: EmbeddingModel, wanted: str | None, texts: Texts) -> str:
-    if wanted is not None and wanted not in POOLINGS:
-        raise InputError(f"--pooling {wanted}: there is no such choice; there are {', '.join(POOLINGS)}")
-    pooling = wanted or loaded.settings.pooling
-    if pooling not in POOLINGS:
+def _as_the_folder_says(recipe: EmbeddingRecipe, loaded: EmbeddingModel) -> tuple[EmbeddingRecipe, Texts]:
+    """Fill in what the recipe leaves to the model's folder."""
+    settings = loaded.settings
+    texts = Texts(
+        settings.query_prefix if recipe.query_prefix is None else recipe.query_prefix,
+        settings.passage_prefix if recipe.passage_prefix is None else recipe.passage_prefix,
+        settings.lower_case,
+    )
+    pooling = recipe.pooling or settings.pooling
+    known = options_of(EmbeddingRecipe)["pooling"].choices
+    if pooling not in known:
         raise InputError(
-            f"--model {loaded.path}: made for pooling by {pooling}, which attrstore does not do. --pooling "
-            f"{'|'.join(POOLINGS)} takes another, at a loss."
+            f"{flag('model')} {loaded.path}: made for pooling by {pooling}, which attrstore does not do. "
+            f"{flag('pooling')} {'|'.join(known)} takes another, at a loss."
         )
-    if not loaded.settings.pools_prefix and (texts.query_prefix or texts.passage_prefix):
+    if not settings.pools_prefix and (texts.query_prefix or texts.passage_prefix):
         raise InputError(
-            f"--model {loaded.path}: made for pooling without the prefix's tokens, which attrstore does not do. "
-            "Use it without: --query-prefix '' --passage-prefix ''."
+            f"{flag('model')} {loaded.path}: made for pooling without the prefix's tokens, which attrstore does not "
+            f"do. Use it without: {flag('query_prefix')} '' {flag('passage_prefix')} ''."
         )
-    return pooling
-
-
-def _encoder(loaded: EmbeddingModel, texts: Texts, pooling: str, *, name: str | None, **spec: str) -> Encoder:
-    whole = {
-        "version": 1,
-        "model": loaded.fingerprint,
-        "tokenizer": loaded.tokenizer_fingerprint,
-        "pooling": pooling,
-        "query_prefix": texts.query_prefix,
-        "passage_prefix": texts.passage_prefix,
-        "lower_case": texts.lower_case,
-        "similarity": loaded.settings.similarity,
-        "context": loaded.context,
-        **spec,
-    }
-    name = name or f"{Path(loaded.path).absolute().name}-{pooling}"
-    blocks = make_blocks([("embedding", loaded.model.config.hidden_size)])
-    return Encoder("embedding", name, loaded.fingerprint, whole, blocks)
+    filled = replace(
+        recipe, pooling=pooling, query_prefix=texts.query_prefix, passage_prefix=texts.passage_prefix
+    )
+    return filled, texts
 
 
 @dataclass(frozen=True)

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import re
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Unpack
 
 import torch
 
 from attrstore.errors import InputError, MismatchError
 from attrstore.ingest.encode import fitted, kronecker, projection
 from attrstore.ingest.encode.capture import GradientEncoder
-from attrstore.ingest.encode.job import Counts, EncodingJob, refuse_other_recipe
+from attrstore.ingest.encode.job import Encoded, EncodingJob, refuse_other_recipe
+from attrstore.ingest.encode.recipes import WHITENING, GradientFields, GradientRecipe
 from attrstore.ingest.model import causal, linear, optimizer, sequences
+from attrstore.progress import silent
 from attrstore.runs import recorded
-from attrstore.vectors import codes, encoders
+from attrstore.vectors import encoders
 from attrstore.vectors.encoders import Encoder
 
 if TYPE_CHECKING:
@@ -24,112 +27,67 @@ if TYPE_CHECKING:
     from attrstore.ingest.encode.projection import Projection
     from attrstore.ingest.model.causal import LoadedModel
     from attrstore.ingest.model.linear import LinearMap
+    from attrstore.progress import Progress
     from attrstore.store import Store
-
-ENCODING_VERSION = 1  # raised when the same spec would give other vectors
-SAMPLE = 512  # examples on which the Kronecker factors are measured
-BLOCKS = ("module", "part", "layer")
 
 
 def ingest_gradients(
     store: Store,
+    recipe: GradientRecipe | None = None,
     *,
     model: str | Path,
     optimizer_state: str | Path | None = None,
-    correction: str = "factored",
-    kronecker_factors: bool = False,
-    projection_dim: int = 32,
-    modules: str | None = None,
-    blocks: str = "module",
-    code: str = "halfbit",
-    seed: int = 0,
     name: str | None = None,
-    device: str = "auto",
-    dtype: str = "float32",
-    batch_tokens: int = 4096,
-    long: str = "truncate",
-    progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Counts:
+    progress: Progress = silent,
+    **fields: Unpack[GradientFields],
+) -> Encoded:
     """Write `encodings` and `query_encodings` for everything that has none under this recipe.
 
     Args:
+        recipe: how; the default one, if not given.
         model: folder of a Hugging Face causal LM, or of a LoRA adapter of one, whose gradients alone are encoded.
         optimizer_state: file of the optimizer's state_dict (AdamW or Adafactor); its second moment corrects
             the gradients.
-        correction: how: `factored` (Adafactor's form) or `full` (elementwise, slower).
-        kronecker_factors: whiten inputs and output gradients, measured on a sample, before projecting. Finds
-            stated facts better without an optimizer's state, but what it ranks first moves the model less.
-        projection_dim: k; each linear map is encoded in k x k numbers.
-        modules: a regular expression; the linear maps in whose names it is found are encoded, the token embedding
-            and the output head too. By default the linear maps of the layers.
-        blocks: what has its own norm and curvature: each `module`, each `part` of a layer (attention, MLP),
-            or each `layer`.
-        code: quantisation of the corpus side: fp16, int8, 4bit, 2bit, 1bit, halfbit.
-        seed: of the projection.
         name: of the encoder; made from the recipe if not given.
-        device: auto, cpu, cuda.
-        dtype: float32 or bfloat16, of the model's weights and activations.
-        batch_tokens: padded tokens of a batch.
-        long: an example longer than the context is truncated, split or skipped, and its status says so.
+        progress: called with the examples encoded and those to encode.
+        fields: of the recipe, `GradientRecipe`, that are to be otherwise.
 
     Raises:
         InputError: the model, its optimizer state or an option is unusable.
         MismatchError: an encoder of this name exists and was made differently.
     """
-    _check(projection_dim, batch_tokens, code, blocks, correction, long)
-    if kronecker_factors and optimizer_state is not None and correction == "full":
-        raise InputError(
-            "--correction full cannot be combined with --kronecker: use factored, or leave --kronecker out."
-        )
+    recipe = replace(recipe or GradientRecipe(), **fields)
+    if optimizer_state is not None:
+        recipe.refuse_state()
     if not store.value("SELECT count(*) FROM examples"):
         raise InputError(f"{store.path}: no examples yet. First: attrstore ingest corpus {store.path} FILE")
-    loaded = causal.load(model, device=device, dtype=dtype)
-    maps = linear.find(loaded.model, modules)
+    loaded = causal.load(model, device=recipe.device, dtype=recipe.dtype)
+    maps = linear.find(loaded.model, recipe.modules)
     moments: dict[str, optimizer.SecondMoment] = {}
     if optimizer_state is not None:
-        moments = optimizer.second_moments(optimizer_state, loaded.model, maps, correction)
-    spec = {
-        "version": ENCODING_VERSION,
-        "model": loaded.fingerprint,
-        "tokenizer": loaded.tokenizer_fingerprint,
-        "correction": correction if moments else "none",
-        "optimizer_state": _moments_fingerprint(moments),
-        "kronecker": {"sample": SAMPLE, "damping": kronecker.DAMPING} if kronecker_factors else None,
-        "projection_dim": projection_dim,
-        "modules": modules,
-        "seed": seed,
-        "blocks": blocks,
-        "code": code,
-        "dtype": dtype,
-        "context": loaded.context,
-        "long": long,
-    }
+        moments = optimizer.second_moments(optimizer_state, loaded.model, maps, recipe.correction)
+    spec = recipe.spec(loaded, _moments_fingerprint(moments))
     projections = {
-        m.name: projection.make(m, dim=projection_dim, seed=seed, moment=moments.get(m.name)) for m in maps
+        m.name: projection.make(m, dim=recipe.projection_dim, seed=recipe.seed, moment=moments.get(m.name))
+        for m in maps
     }
-    gradient_encoder = GradientEncoder(loaded.model, maps, projections, _block_of(blocks))
-    encoder = Encoder("gradient", name or _name(spec), loaded.fingerprint, spec, gradient_encoder.blocks)
+    gradient_encoder = GradientEncoder(loaded.model, maps, projections, _block_of(recipe.blocks))
+    encoder = Encoder(
+        "gradient",
+        name or recipe.name(corrected=bool(moments)),
+        loaded.fingerprint,
+        spec,
+        gradient_encoder.blocks,
+    )
     refuse_other_recipe(store, encoder)
     with recorded(
-        store, "ingest gradients", encoder=encoder.encoder_id, model=str(model), device=device
+        store, "ingest gradients", encoder=encoder.encoder_id, model=str(model), device=recipe.device
     ) as run:
-        _prepare(store, encoder, loaded, maps, projections, gradient_encoder, batch_tokens)
-        job = EncodingJob(store, encoder, loaded, gradient_encoder.encode, batch_tokens, long, run, progress)
+        _prepare(store, encoder, loaded, maps, projections, gradient_encoder, recipe.batch_tokens)
+        job = EncodingJob(
+            store, encoder, loaded, gradient_encoder.encode, recipe.batch_tokens, recipe.long, run, progress
+        )
         return job()
-
-
-def _check(dim: int, batch_tokens: int, code: str, blocks: str, correction: str, long: str) -> None:
-    codes.find(code)
-    for option, value, allowed in (
-        ("--blocks", blocks, BLOCKS),
-        ("--correction", correction, optimizer.CORRECTIONS),
-        ("--long", long, sequences.LONG),
-    ):
-        if value not in allowed:
-            raise InputError(f"{option} {value}: there is no such choice; there are {', '.join(allowed)}")
-    for option, number in (("--projection-dim", dim), ("--batch-tokens", batch_tokens)):
-        if number < 1:
-            raise InputError(f"{option} {number}: must be at least 1")
 
 
 def _prepare(
@@ -144,7 +102,7 @@ def _prepare(
     """Record model and encoder; what is fitted to the corpus is fitted once and kept."""
     if not store.value("SELECT count(*) FROM encoders WHERE encoder_id = $id", {"id": encoder.encoder_id}):
         if encoder.spec["kronecker"] is not None:
-            rows = store.named("encodings", "sample", {"n": SAMPLE}).fetchall()
+            rows = store.named("encodings", "sample", {"n": WHITENING["sample"]}).fetchall()
             items = sequences.examples(rows, loaded.tokenizer, loaded.context, "truncate")
             sample = list(sequences.batches([item for item in items if item.windows], batch_tokens))
             kronecker.whiten(projections, maps, gradient_encoder.backward, sample)
@@ -168,26 +126,26 @@ def reopen(
         MismatchError: the folder holds another model.
         InputError: the folder is gone, or the recipe needs the optimizer's state (a full correction).
     """
-    spec = encoder.spec
-    if spec["correction"] == "full":
+    recipe = GradientRecipe.from_spec(encoder.spec)
+    if encoder.spec["correction"] == "full":
         raise InputError(
             f"{encoder.name}: made with --correction full, whose matrices are too large to keep in a store, so "
             "single prompts cannot be encoded. Use an encoder with --correction factored."
         )
     known = "SELECT path FROM models WHERE fingerprint = $id"
     path = model or store.value(known, {"id": encoder.model_fingerprint})
-    loaded = causal.load(path, device=device, dtype=spec["dtype"])
+    loaded = causal.load(path, device=device, dtype=recipe.dtype)
     if loaded.fingerprint != encoder.model_fingerprint:
         raise MismatchError(
             f"--model {path}: fingerprint {loaded.fingerprint}, and {encoder.name} was made with "
             f"{encoder.model_fingerprint}. Give the folder of that model with --model."
         )
-    maps = linear.find(loaded.model, spec["modules"])
+    maps = linear.find(loaded.model, recipe.modules)
     projections = {
-        m.name: projection.make(m, dim=spec["projection_dim"], seed=spec["seed"], moment=None) for m in maps
+        m.name: projection.make(m, dim=recipe.projection_dim, seed=recipe.seed, moment=None) for m in maps
     }
     fitted.load(store, encoder, projections)
-    return loaded, GradientEncoder(loaded.model, maps, projections, _block_of(spec["blocks"]))
+    return loaded, GradientEncoder(loaded.model, maps, projections, _block_of(recipe.blocks))
 
 
 def _block_of(blocks: str) -> Callable[[LinearMap], str]:
@@ -200,17 +158,6 @@ def _block_of(blocks: str) -> Callable[[LinearMap], str]:
         return layer[1] if blocks == "layer" or layer[2] is None else f"{layer[1]}.{layer[2]}"
 
     return name
-
-
-def _name(spec: dict[str, Any]) -> str:
-    parts = [f"k{spec['projection_dim']}", spec["code"]]
-    if spec["correction"] != "none":
-        parts.append(spec["correction"])
-    if spec["kronecker"] is not None:
-        parts.append("kronecker")
-    if spec["modules"] is not None:
-        parts.append(re.sub(r"\W+", "-", spec["modules"]).strip("-") or "all")
-    return "-".join(parts)
 
 
 def _moments_fingerprint(moments: dict[str, optimizer.SecondMoment]) -> str | None:

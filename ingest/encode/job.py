@@ -17,6 +17,7 @@ from torch import Tensor
 from attrstore.errors import Interrupted, MismatchError
 from attrstore.ingest.model import sequences
 from attrstore.ingest.stopping import ctrl_c
+from attrstore.progress import Progress, silent
 from attrstore.vectors import codes, encoders
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class Itemise(Protocol):
 
 
 @dataclass
-class Counts:
+class Encoded:
     """What a job did."""
 
     encoder: str = ""
@@ -76,12 +77,12 @@ class EncodingJob:
     batch_tokens: int
     long: str
     run: Run
-    progress: Callable[[int, int], None] = lambda done, total: None
+    progress: Progress = silent
     texts: Itemise = sequences
 
-    def __call__(self) -> Counts:
+    def __call__(self) -> Encoded:
         """Do all pending work; raises `Interrupted` after the open batch when the user presses Ctrl-C."""
-        counts = Counts(self.encoder.name)
+        counts = Encoded(self.encoder.name)
         self.store.execute("SET checkpoint_threshold = $size", {"size": CHECKPOINT_AT})
         with ctrl_c() as stopped:
             counts.queries = self._queries(stopped)

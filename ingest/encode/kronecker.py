@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from attrstore.ingest.encode.capture import hooked
+from attrstore.ingest.encode.recipes import WHITENING
 from attrstore.vectors.curvature import power
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from attrstore.ingest.model.linear import LinearMap
     from attrstore.ingest.model.sequences import Batch
 
-DAMPING = 0.1  # of the mean eigenvalue
+DAMPING = WHITENING["damping"]
 FACTORS_AT_ONCE = 2**29  # entries held in one pass over the sample: 2 GiB in float32
 
 

@@ -2,84 +2,65 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
 import torch
 from torch import Tensor
 
-from attrstore.errors import InputError
-from attrstore.ingest.encode.job import Counts, EncodingJob, refuse_other_recipe
+from attrstore.ingest.encode.job import Encoded, EncodingJob, refuse_other_recipe
+from attrstore.ingest.encode.recipes import RepresentationFields, RepresentationRecipe
 from attrstore.ingest.model import causal
 from attrstore.ingest.model.pooling import pool
+from attrstore.progress import silent
 from attrstore.runs import recorded
-from attrstore.vectors import codes, encoders
+from attrstore.vectors import encoders
 from attrstore.vectors.encoders import Encoder, make_blocks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from typing import Any
 
     from attrstore.ingest.model.sequences import Batch
+    from attrstore.progress import Progress
     from attrstore.store import Store
-
-POOLINGS = ("last", "mean")
 
 
 def ingest_representations(
     store: Store,
+    recipe: RepresentationRecipe | None = None,
     *,
     model: str | Path,
-    layer: int = -1,
-    pooling: str = "last",
-    code: str = "fp16",
     name: str | None = None,
-    device: str = "auto",
-    dtype: str = "float32",
-    batch_tokens: int = 16384,
-    long: str = "truncate",
-    progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Counts:
+    progress: Progress = silent,
+    **fields: Unpack[RepresentationFields],
+) -> Encoded:
     """Write hidden states of every example's text and every query's prompt that has none yet.
 
     Args:
+        recipe: how; the default one, if not given.
         model: folder of a Hugging Face causal LM.
-        layer: which hidden state; -1 is the last, 0 the embeddings.
-        pooling: the `last` token's state, or the `mean` over tokens.
-        code: quantisation of the corpus side. Hidden states are not random projections: fp16 is safe.
+        name: of the encoder; made from the recipe if not given.
+        progress: called with the examples encoded and those to encode.
+        fields: of the recipe, `RepresentationRecipe`, that are to be otherwise.
 
     Raises:
         InputError: the model or an option is unusable.
         MismatchError: an encoder of this name exists and was made differently.
     """
-    codes.find(code)
-    if pooling not in POOLINGS:
-        raise InputError(f"--pooling {pooling}: there is no such choice; there are {', '.join(POOLINGS)}")
-    loaded = causal.load(model, device=device, dtype=dtype)
-    depth = loaded.model.config.num_hidden_layers
-    if not -depth - 1 <= layer <= depth:
-        raise InputError(f"--layer {layer}: the model has hidden states 0 to {depth}, or -1 to {-depth - 1}")
-    spec = {
-        "version": 1,
-        "model": loaded.fingerprint,
-        "tokenizer": loaded.tokenizer_fingerprint,
-        "layer": layer % (depth + 1),
-        "pooling": pooling,
-        "code": code,
-        "dtype": dtype,
-        "context": loaded.context,
-        "long": long,
-    }
+    recipe = replace(recipe or RepresentationRecipe(), **fields)
+    loaded = causal.load(model, device=recipe.device, dtype=recipe.dtype)
+    recipe = recipe.of_depth(loaded.model.config.num_hidden_layers)
     blocks = make_blocks([("hidden", loaded.model.config.hidden_size)])
-    name = name or f"layer{spec['layer']}-{pooling}"
-    encoder = Encoder("representation", name, loaded.fingerprint, spec, blocks)
+    name = name or f"layer{recipe.layer}-{recipe.pooling}"
+    encoder = Encoder("representation", name, loaded.fingerprint, recipe.spec(loaded), blocks)
     refuse_other_recipe(store, encoder)
-    encode = _HiddenStates(loaded.model, layer, pooling)
+    encode = _HiddenStates(loaded.model, recipe.layer, recipe.pooling)
     with recorded(store, "ingest representations", encoder=encoder.encoder_id, model=str(model)) as run:
         with store.transaction():
             causal.register(store, loaded)
             encoders.save(store, encoder)
-        return EncodingJob(store, encoder, loaded, encode, batch_tokens, long, run, progress)()
+        return EncodingJob(store, encoder, loaded, encode, recipe.batch_tokens, recipe.long, run, progress)()
 
 
 class _HiddenStates:

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
     from attrstore.ingest.model.linear import LinearMap
 
-CORRECTIONS = ("factored", "full")
 # (row, column) factors as transformers' and torch's Adafactor name them
 _FACTOR_NAMES = (("exp_avg_sq_row", "exp_avg_sq_col"), ("row_var", "col_var"))
 

@@ -11,8 +11,6 @@ from torch import Tensor
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-LONG = ("truncate", "split", "skip")  # what to do with a text longer than the model's context
-
 
 @dataclass
 class Item:

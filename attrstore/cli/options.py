@@ -1,0 +1,93 @@
+"""Click's options made from `attrstore.options`, so that no default, choice or help text is written twice."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import NoneType
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from attrstore.options import kinds_of, options_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Container, Iterable
+
+    from attrstore.options import Option, Options
+
+PATH = click.Path(path_type=Path)
+
+model_option = click.option(
+    "--model", required=True, type=PATH,
+    help="Folder of a Hugging Face causal LM, or of a LoRA adapter of one (PEFT).",
+)  # fmt: skip
+encoder_name_option = click.option("--name", help="Of the encoder; made from the recipe if not given.")
+
+
+class NumberOrWord(click.ParamType[Any]):
+    """A number, or a word that stands for one."""
+
+    name = "number"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | str:
+        """Return the number, where it is one."""
+        try:
+            return float(value)
+        except ValueError:
+            return str(value)
+
+
+def fields_of(kind: type[Options], *, left_open: bool = False) -> Callable[[Any], Any]:
+    """Give a command one option for each field of `kind`; with `left_open`, None stands for what is not given."""
+
+    def decorate(command: Any) -> Any:
+        for made in reversed(list(click_options(kind(), left_open=left_open))):
+            command = _with(command, made)
+        return command
+
+    return decorate
+
+
+def _with(command: Any, made: click.Option) -> Any:
+    if not hasattr(command, "__click_params__"):
+        command.__click_params__ = []
+    command.__click_params__.append(made)
+    return command
+
+
+def click_options(
+    defaults: Options, *, left_open: bool = False, leave_out: Container[str] = ()
+) -> Iterable[click.Option]:
+    """Yield an option for each field; its default is that of `defaults`, shown also where it is left open."""
+    kinds = kinds_of(type(defaults))
+    for name, about in options_of(type(defaults)).items():
+        if name not in leave_out:
+            yield _option(name, about, getattr(defaults, name), kinds[name], left_open)
+
+
+def _option(name: str, about: Option, default: Any, kinds: tuple[type, ...], left_open: bool) -> click.Option:
+    flag = f"--{(about.flag or name).replace('_', '-')}"
+    text = about.help
+    if default is None and about.unset:
+        text = f"{text}  [default: {about.unset}]"
+    elif left_open and default is not None:
+        text = f"{text}  [default: {flag[2:] if default is True else default}]"
+    common: dict[str, Any] = {"default": None if left_open else default, "help": text}
+    if bool in kinds:
+        both = default is True or left_open or NoneType in kinds
+        declared = f"{flag}/--no-{flag[2:]}" if both else flag
+        return click.Option([declared, name], is_flag=True, show_default=both and not left_open, **common)
+    return click.Option(
+        [flag, name], type=_type(about, kinds), metavar=about.metavar,
+        show_default=default is not None and not left_open, **common,
+    )  # fmt: skip
+
+
+def _type(about: Option, kinds: tuple[type, ...]) -> Any:
+    if about.choices:
+        return click.Choice(about.choices)
+    if float in kinds:
+        return NumberOrWord() if str in kinds else float
+    if int in kinds:
+        return int
+    return PATH if Path in kinds else str

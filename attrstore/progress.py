@@ -1,0 +1,11 @@
+"""How a job tells what it has done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+Progress = Callable[[int, int], None]  # what is done, and how much there is
+
+
+def silent(done: int, total: int) -> None:
+    """Tell nobody."""
