@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from contextlib import closing, contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +26,7 @@ SUFFIXES = {".parquet": "parquet", ".csv": "csv", ".jsonl": "jsonl", ".json": "j
 RECORDS = ("trec-run", "trec-qrels", "pair")  # formats that fix the columns themselves
 BATCH = 10_000  # rows in memory at once
 QUERY_BATCH = 50  # queries of a PAIR file in memory at once; each carries its examples' texts
+_BARE = re.compile(r'[^",\r\n\s]([^",\r\n]*[^",\r\n\s])?').fullmatch  # what csv needs no quotes around
 _OURS = (duckdb.FatalException, duckdb.InternalException, duckdb.OutOfMemoryException)
 
 
@@ -45,9 +48,7 @@ def export(store: Store, what: str, out: Path, *, file_format: str | None = None
     file_format = file_format or SUFFIXES.get(out.suffix.lower())
     if file_format is None:
         raise InputError(f"{out}: unknown ending. Use {', '.join(SUFFIXES)}, or --format.")
-    if out.exists() and store.path.exists() and out.samefile(store.path):
-        raise InputError(f"{out}: this is the store itself. Choose another file.")
-    with replacing(out) as temporary:
+    with replacing(out, beside=store) as temporary:
         if file_format in RECORDS:
             return _write_lines(temporary, _record_lines(store, what, file_format))
         return write_file(store, relation_of(store, what), temporary, file_format)
@@ -88,37 +89,49 @@ def query(store: Store, sql: str) -> duckdb.DuckDBPyRelation:
 
 def write_file(store: Store, relation: duckdb.DuckDBPyRelation, out: Path, file_format: str) -> int:
     """Stream a relation into a file and return the number of rows."""
-    if file_format in ("json", "jsonl"):
-        relation = _finite(relation)
-    if file_format in ("parquet", "arrow"):
-        relation = _portable(relation)
+    if file_format == "parquet":
+        return _write_parquet(store, _portable(relation), out)
     if file_format == "arrow":
-        return _write_arrow(store, relation, out)
-    with caller_sql(store.path), _visible(store, relation):
-        copy = statement("export", f"copy_{file_format}")
-        return int(store.connection.execute(copy, {"path": str(out)}).fetchall()[0][0])
+        return _write_arrow(store, _portable(relation), out)
+    with out.open("w", encoding="utf-8", newline="\n") as stream:
+        return write_stream(store, relation, stream, file_format)
 
 
-def write_stream(store: Store, relation: duckdb.DuckDBPyRelation, stream: TextIO, file_format: str) -> None:
-    """Stream a relation as csv or json text."""
+def write_stream(store: Store, relation: duckdb.DuckDBPyRelation, stream: TextIO, file_format: str) -> int:
+    """Stream a relation as csv, json or jsonl text and return the number of rows."""
     if file_format == "csv":
-        import csv
-
-        writer = csv.writer(stream, lineterminator="\n")
-        with closing(batches(store, relation, as_text=True)) as found:
-            first = next(found, [])  # before the header: a query that fails prints nothing
-            writer.writerow(relation.columns)
-            writer.writerows(first)
-            for batch in found:
-                writer.writerows(batch)
-        return
-    separator = "["
+        return _write_csv(store, relation, stream)
+    between, start, end = ("\n", "", "\n") if file_format == "jsonl" else (",\n", "[", "]\n")
+    nested = any(_holds_floats(str(kind)) for kind in relation.types)
+    n = 0
     with closing(batches(store, _finite(relation), sql=statement("export", "json_lines"))) as found:
         for batch in found:
             for (record,) in batch:
-                stream.write(f"{separator}{record}")
-                separator = ",\n"
-    stream.write("[]\n" if separator == "[" else "]\n")
+                stream.write(between if n else start)
+                stream.write(_without_nan(record) if nested else record)
+                n += 1
+    stream.write(end if n else start + end.lstrip("\n"))
+    return n
+
+
+def _write_csv(store: Store, relation: duckdb.DuckDBPyRelation, stream: TextIO) -> int:
+    n = 0
+    with closing(batches(store, relation, as_text=True)) as found:
+        first = next(found, [])  # before the header: a query that fails prints nothing
+        stream.write(_csv_line(relation.columns))
+        for batch in chain([first], found):
+            stream.writelines(map(_csv_line, batch))
+            n += len(batch)
+    return n
+
+
+def _csv_line(values: Iterable[str | None]) -> str:
+    """A line in which NULL is nothing and the empty text is ""; Python's writer leaves a carriage return bare."""
+    return ",".join("" if value is None else _csv_field(value) for value in values) + "\n"
+
+
+def _csv_field(value: str) -> str:
+    return value if _BARE(value) else '"' + value.replace('"', '""') + '"'
 
 
 def batches(
@@ -153,12 +166,21 @@ def caller_sql(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def replacing(out: Path) -> Iterator[Path]:
-    """Give a temporary path beside `out`, which takes its name when the block succeeds."""
+def replacing(out: Path, *, beside: Store) -> Iterator[Path]:
+    """Give a temporary path beside `out`, which takes its name when the block succeeds.
+
+    A link stays, and the file that it names is replaced. What is no file (a pipe, a device) is written straight to.
+    """
+    out = out.resolve()  # or the link itself would be replaced
+    if out in (beside.path.resolve(), beside.log.resolve()) or (out.exists() and out.samefile(beside.path)):
+        raise InputError(f"{out}: this is the store itself. Choose another file.")
     if not out.absolute().parent.is_dir():
         raise InputError(f"{out}: the folder {out.absolute().parent} does not exist.")
     if out.is_dir():
         raise InputError(f"{out}: is a folder. Name a file.")
+    if out.exists() and not out.is_file():
+        yield out
+        return
     temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     try:
         yield temporary
@@ -192,6 +214,25 @@ def _visible(store: Store, relation: duckdb.DuckDBPyRelation) -> Iterator[None]:
         yield
     finally:
         store.connection.unregister("exported")
+
+
+def _write_parquet(store: Store, relation: duckdb.DuckDBPyRelation, out: Path) -> int:
+    """By a connection of its own: the store's may be one that opens no other file."""
+    with caller_sql(store.path), duckdb.connect() as writer:
+        writer.register("exported", relation.to_arrow_reader(BATCH))
+        copied = writer.execute(statement("export", "copy_parquet"), {"path": str(out)}).fetchall()
+    return int(copied[0][0])
+
+
+def _holds_floats(kind: str) -> bool:
+    """Whether it is a list, struct, map or union with fractions in it, which `_finite` does not reach."""
+    return kind not in ("FLOAT", "DOUBLE") and ("FLOAT" in kind or "DOUBLE" in kind)
+
+
+def _without_nan(record: str) -> str:
+    return json.dumps(
+        json.loads(record, parse_constant=lambda _: None), ensure_ascii=False, separators=(",", ":")
+    )
 
 
 def _finite(relation: duckdb.DuckDBPyRelation) -> duckdb.DuckDBPyRelation:

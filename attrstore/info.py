@@ -54,8 +54,7 @@ def info(store: Store) -> dict[str, Any]:
 
 def file_bytes(store: Store) -> int:
     """Size of the file and, while a writer has it, of its log."""
-    log = store.path.with_name(store.path.name + ".wal")
-    return sum(file.stat().st_size for file in (store.path, log) if file.exists())
+    return sum(file.stat().st_size for file in (store.path, store.log) if file.exists())
 
 
 def _section(store: Store, name: str) -> Section:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 import duckdb
 
 from attrstore.errors import AttrstoreError, InputError, StoreError
+from attrstore.locked import close_doors
 from attrstore.statements import scripts, statement
 
 if TYPE_CHECKING:
@@ -23,25 +24,31 @@ FIRST_FACE = 100  # scripts below this number are migrations; the others are vie
 Parameters = dict[str, Any] | list[Any] | None
 
 
-def open(path: str | Path, *, writable: bool = False, create: bool = False) -> Store:  # noqa: A001
+def open(  # noqa: A001
+    path: str | Path, *, writable: bool = False, create: bool = False, files: bool = False
+) -> Store:
     """Open the store at `path`, read-only unless `writable` or `create`.
 
     Args:
         path: the `.duckdb` file.
         writable: allow writing; one process at a time, and no reader beside it.
         create: make the file if it is not there (implies `writable`).
+        files: let SQL on a store that is opened read-only reach other files and the network. One opened for
+            writing can. Views run SQL too: only for a store whose maker you trust.
 
     Raises:
         InputError: no such file.
         StoreError: not an attrstore file, held by another process, or written by a newer attrstore.
     """
-    return Store(path, writable=writable, create=create)
+    return Store(path, writable=writable, create=create, files=files)
 
 
 class Store:
     """One open attrstore file. Use as a context manager."""
 
-    def __init__(self, path: str | Path, *, writable: bool = False, create: bool = False) -> None:
+    def __init__(
+        self, path: str | Path, *, writable: bool = False, create: bool = False, files: bool = False
+    ) -> None:
         self.path = Path(path)
         self.writable = writable or create
         if not create and not self.path.is_file():
@@ -50,6 +57,7 @@ class Store:
             raise StoreError(f"{self.path}: the folder {self.path.absolute().parent} does not exist.")
         self.connection = self._connect()
         try:
+            close_doors(self.connection, files=files or self.writable)
             self._bring_up_to_date()
         except BaseException:
             self.connection.close()
@@ -64,6 +72,11 @@ class Store:
     def close(self) -> None:
         """Close the file. A writer checkpoints, so that the file is complete without its log."""
         self.connection.close()
+
+    @property
+    def log(self) -> Path:
+        """The file beside it that holds what a writer committed since its last checkpoint."""
+        return self.path.with_name(f"{self.path.name}.wal")
 
     # Reading
 
@@ -139,6 +152,11 @@ class Store:
             return duckdb.connect(str(self.path), read_only=not self.writable)
         except duckdb.IOException as error:
             raise _cannot_open(self.path, error) from error
+        except duckdb.ConnectionException as error:
+            raise StoreError(
+                f"{self.path}: this process has it open {'read-only' if self.writable else 'for writing'} already. "
+                "Close that first: a store is open for reading or for writing, not for both."
+            ) from error
         except duckdb.Error as error:
             raise StoreError(
                 f"{self.path}: not a DuckDB file this version can read. {_first(error)}"
@@ -216,6 +234,8 @@ def translated_errors(path: Path) -> Iterator[None]:
             raise KeyboardInterrupt from error
         raise
     except duckdb.InterruptException as error:
+        if "maximum execution time" in str(error):
+            raise InputError("the query ran longer than its time limit and was stopped.") from error
         raise KeyboardInterrupt from error
     except (duckdb.Error, OSError) as error:
         raise _translated(path, error) from error

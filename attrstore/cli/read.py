@@ -79,19 +79,32 @@ def print_records(table: Report, output_format: str) -> None:
 @click.option(
     "--output", type=click.Path(dir_okay=False, path_type=Path), help="Write to this file instead of stdout."
 )
-def sql_command(store: Path, query: str, output_format: str, output: Path | None) -> None:
-    """Run SQL on a store, read-only. QUERY may be - for stdin.
+@click.option("--timeout", type=click.FloatRange(min=0.001), metavar="SECONDS", help="Stop after this long.")
+@click.option(
+    "--unlocked", is_flag=True, help="Let the SQL read and write files of this machine and change settings."
+)
+def sql_command(
+    store: Path, query: str, output_format: str, output: Path | None, timeout: float | None, unlocked: bool
+) -> None:
+    """Run one query on a store, read-only. QUERY may be - for stdin.
+
+    It reads the store and nothing else: no files, network, extensions or settings. Only SQL that you wrote
+    yourself should run --unlocked.
 
     \b
     Example: attrstore sql facts.duckdb "FROM comparison WHERE query = 'q-17' ORDER BY influence_rank"
     """
     from attrstore import export
+    from attrstore.locked import lock, require_one_query
 
     if query == "-":
         query = sys.stdin.read()
     if output_format == "parquet" and output is None and sys.stdout.isatty():
         raise attrstore.InputError("parquet is not for a terminal. Add --output FILE.parquet, or a pipe.")
-    with attrstore.open(store) as opened:
+    with attrstore.open(store, files=unlocked) as opened:
+        if not unlocked:
+            require_one_query(opened, query)
+        lock(opened, seconds=timeout, settings=unlocked)
         relation = export.query(opened, query)
         if output is not None:
             _to_file(opened, relation, output, output_format)
@@ -146,7 +159,7 @@ def _to_file(
     from attrstore.export import SUFFIXES, replacing, write_file
 
     chosen = SUFFIXES.get(out.suffix.lower(), "csv") if output_format == "table" else output_format
-    with replacing(out) as temporary:
+    with replacing(out, beside=store) as temporary:
         rows = write_file(store, relation, temporary, chosen)
     click.echo(f"{out}: {rows:,} rows", err=True)
 

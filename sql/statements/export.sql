@@ -10,15 +10,6 @@ FROM (
 )
 ORDER BY kind, name;
 
--- name: copy_csv
-COPY (FROM exported) TO $path (FORMAT csv, HEADER);
-
--- name: copy_jsonl
-COPY (FROM exported) TO $path (FORMAT json);
-
--- name: copy_json
-COPY (FROM exported) TO $path (FORMAT json, ARRAY true);
-
 -- name: copy_parquet
 COPY (FROM exported) TO $path (FORMAT parquet, COMPRESSION zstd);
 
