@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from attrstore.store import Store
 
 # A store may come from anybody: its views must not fetch an extension, and its SQL must not read our variables.
+# DuckDB's bar goes to stdout, among the rows.
 ALWAYS = {
+    "enable_progress_bar": "false",
     "autoinstall_known_extensions": "false",
     "autoload_known_extensions": "false",
     "allow_community_extensions": "false",
