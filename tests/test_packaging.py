@@ -66,7 +66,7 @@ def test_the_wheel_holds_every_module_and_statement_and_nothing_else(tmp_path: P
     expected = {"attrstore/py.typed"}
     for top in ("attrstore", "ingest", "sql"):
         for file in sources(top, "*"):
-            if file.suffix in {".py", ".sql"}:
+            if file.suffix in {".py", ".sql"} or file.parent.name == "static":
                 expected.add(str(shipped(file)))
     assert names == expected
 

@@ -31,6 +31,7 @@ COMMANDS = {
     "report": "read",
     "sql": "read",
     "export": "read",
+    "serve": "serve",
 }
 
 

@@ -13,30 +13,34 @@ CREATE OR REPLACE MACRO mentions(mentioning_text, phrase) AS
         contains(' ' || words_of(mentioning_text) || ' ', ' ' || nullif(words_of(phrase), '') || ' '), false
     );
 
--- Every stored proponent of the queries whose metadata names a `subject` and an `object`, with its kind, the first
--- that holds of
+-- What kind of example a proponent is to a query with a subject and an object, the first that holds of
 --   states the fact             labelled so (label > 0)
 --   shares subject and object   its text has both as whole words, in any case
 --   shares subject              its text has the subject
 --   shares object               its text has the object
 --   same relation               its metadata has the query's `relation`
 --   other
+CREATE OR REPLACE MACRO proponent_kind(label, has_subject, has_object, same_relation) AS
+    CASE
+        WHEN label > 0 THEN 'states the fact'
+        WHEN has_subject THEN CASE WHEN has_object THEN 'shares subject and object' ELSE 'shares subject' END
+        WHEN has_object THEN 'shares object'
+        WHEN same_relation THEN 'same relation'
+        ELSE 'other'
+    END;
+
+-- Every stored proponent of the queries whose metadata names a `subject` and an `object`, with its kind.
 -- FROM classed_proponents WHERE query = 'q-17' AND rank <= 10 ORDER BY scoring, rank
 CREATE OR REPLACE VIEW classed_proponents AS
 SELECT
     scorings.name AS scoring, queries.external_id AS query, examples.external_id AS example,
     scores.rank, scores.score,
-    CASE
-        WHEN pair_labels.label > 0 THEN 'states the fact'
-        WHEN mentions(examples.text, queries.metadata ->> 'subject') THEN
-            CASE
-                WHEN mentions(examples.text, queries.metadata ->> 'object') THEN 'shares subject and object'
-                ELSE 'shares subject'
-            END
-        WHEN mentions(examples.text, queries.metadata ->> 'object') THEN 'shares object'
-        WHEN examples.metadata ->> 'relation' = queries.metadata ->> 'relation' THEN 'same relation'
-        ELSE 'other'
-    END AS kind,
+    proponent_kind(
+        pair_labels.label,
+        mentions(examples.text, queries.metadata ->> 'subject'),
+        mentions(examples.text, queries.metadata ->> 'object'),
+        examples.metadata ->> 'relation' = queries.metadata ->> 'relation'
+    ) AS kind,
     examples.text
 FROM scores
 JOIN scorings USING (scoring_id)

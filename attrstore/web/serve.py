@@ -1,0 +1,51 @@
+"""Serve one store to the browsers of this machine."""
+
+from __future__ import annotations
+
+import secrets
+import socket
+from typing import TYPE_CHECKING
+
+import attrstore
+from attrstore.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+ADDRESS = "127.0.0.1"
+
+
+def serve(path: Path, *, port: int, opened: Callable[[str], None]) -> None:
+    """Serve the store at `path` until interrupted; `opened` is called once with the address to open.
+
+    Port 0 takes a free one. Raises `InputError` when the port is taken or the extra `web` is not installed.
+    """
+    try:
+        import uvicorn
+
+        from attrstore.web.app import application
+    except ImportError as error:
+        raise InputError("the page needs starlette and uvicorn: pip install 'attrstore[web]'") from error
+    attrstore.open(path).close()  # what is wrong with the store is said here, not on the page
+    listening = _listen(port)
+    port = listening.getsockname()[1]
+    token = secrets.token_urlsafe(24)
+    hosts = frozenset(f"{name}:{port}" for name in (ADDRESS, "localhost"))
+    app = application(path, token=token, hosts=hosts)
+    opened(f"http://{ADDRESS}:{port}/?token={token}")
+    config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False, ws="none")
+    uvicorn.Server(config).run(sockets=[listening])
+
+
+def _listen(port: int) -> socket.socket:
+    listening = socket.socket()
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((ADDRESS, port))
+    except OSError as error:
+        listening.close()
+        raise InputError(
+            f"port {port}: {error.strerror}. Choose another with --port, or 0 for any."
+        ) from error
+    return listening

@@ -1,0 +1,209 @@
+-- name: scorings
+-- Every scoring that the two columns may show; `shown` is the one of its family that is shown where none is named.
+SELECT
+    scoring_status.scoring_id, scoring_status.name, scoring_status.family, scoring_status.method,
+    scoring_status.examples, (spec ->> 'top_k')::BIGINT AS top_k, scoring_status.model, encoder_id,
+    scoring_status.partial, scoring_status.stale, scoring_status.reasons, chosen_scorings.name IS NOT NULL AS shown
+FROM scoring_status
+JOIN scorings USING (scoring_id)
+LEFT JOIN chosen_scorings ON chosen_scorings.name = scoring_status.name
+ORDER BY scoring_status.family, scoring_status.name;
+
+-- name: totals
+SELECT
+    (SELECT count(*) FROM examples) AS examples, (SELECT count(*) FROM queries) AS queries,
+    (SELECT count(*) FROM labels WHERE label > 0) AS labels;
+
+-- name: keys
+-- The keys of the queries' metadata with at most 200 values, the most frequent first; a key that nearly every query
+-- has for itself is no filter.
+SELECT key, list(value ORDER BY n DESC, value) AS found
+FROM (
+    SELECT key, metadata ->> key AS value, count(*) AS n
+    FROM (SELECT metadata, unnest(json_keys(metadata)) AS key FROM queries)
+    GROUP BY key, value
+)
+WHERE value IS NOT NULL
+GROUP BY key
+HAVING count(*) <= 200
+ORDER BY key;
+
+-- name: queries_in_order
+-- The queries that a search and a value of the metadata leave, as they came.
+SELECT query_id
+FROM queries
+WHERE ($search IS NULL OR contains(lower(concat_ws(' ', external_id, prompt, target)), lower($search)))
+    AND ($key IS NULL OR metadata ->> $key = $value)
+ORDER BY query_id;
+
+-- name: queries_measured
+-- The same with what two scorings make of them: `overlap`, the share of their first ten that they share, and
+-- the best place of a labelled example in each. One that a scoring did not find at all comes last.
+WITH chosen AS (
+    SELECT query_id
+    FROM queries
+    WHERE query_id BETWEEN $first AND $last
+        AND ($search IS NULL OR contains(lower(concat_ws(' ', external_id, prompt, target)), lower($search)))
+        AND ($key IS NULL OR metadata ->> $key = $value)
+),
+tops AS (
+    SELECT query_id, example_id, scoring_id = $a AS on_a
+    FROM scores
+    WHERE query_id BETWEEN $first AND $last AND rank BETWEEN 1 AND 10 AND (scoring_id = $a OR scoring_id = $b)
+),
+shared AS (
+    SELECT query_id, count(*) AS n
+    FROM tops AS a JOIN tops AS b USING (query_id, example_id)
+    WHERE a.on_a AND NOT b.on_a
+    GROUP BY query_id
+),
+lengths AS (
+    SELECT query_id, greatest(count(*) FILTER (on_a), count(*) FILTER (NOT on_a)) AS n FROM tops GROUP BY query_id
+),
+places AS (
+    SELECT
+        query_id,
+        min(position_of(rank, n_examples)) FILTER (scoring_id = $a) AS a_place,
+        min(position_of(rank, n_examples)) FILTER (scoring_id = $b) AS b_place
+    FROM scores
+    JOIN scorings USING (scoring_id)
+    SEMI JOIN (SELECT query_id, example_id FROM labels WHERE label > 0) USING (query_id, example_id)
+    WHERE query_id BETWEEN $first AND $last AND (scoring_id = $a OR scoring_id = $b)
+    GROUP BY query_id
+),
+measured AS (
+    SELECT
+        query_id, CASE WHEN $a <> $b THEN coalesce(shared.n, 0) / lengths.n::DOUBLE END AS overlap,
+        a_place, b_place, ln(b_place) - ln(a_place) AS gap
+    FROM chosen
+    LEFT JOIN lengths USING (query_id)
+    LEFT JOIN shared USING (query_id)
+    LEFT JOIN places USING (query_id)
+)
+SELECT query_id, overlap, a_place, b_place
+FROM measured
+WHERE ($metric IS NULL OR (
+    CASE $metric WHEN 'overlap' THEN overlap WHEN 'a' THEN a_place WHEN 'b' THEN b_place END
+    BETWEEN coalesce($low, '-inf'::DOUBLE) AND coalesce($high, 'inf'::DOUBLE)
+))
+ORDER BY
+    CASE $sort
+        WHEN 'disagree' THEN overlap WHEN 'agree' THEN -overlap WHEN 'a' THEN a_place WHEN 'b' THEN b_place
+        WHEN 'only-a' THEN -gap WHEN 'only-b' THEN gap
+    END NULLS LAST,
+    query_id;
+
+-- name: query_texts
+-- What the list shows of the queries of one page. The log-probability is the newest one that an encoder noted.
+SELECT
+    query_id, external_id, left(prompt, $length), left(target, $length),
+    (SELECT arg_max(-loss, encoders.created) FROM query_encodings JOIN encoders USING (encoder_id)
+     WHERE query_encodings.query_id = queries.query_id AND encoders.kind = 'gradient') AS logprob
+FROM queries
+WHERE query_id BETWEEN $first AND $last AND list_contains($ids, query_id);
+
+-- name: query
+SELECT
+    query_id, external_id, prompt, target, metadata,
+    (SELECT arg_max(-loss, encoders.created) FROM query_encodings JOIN encoders USING (encoder_id)
+     WHERE query_encodings.query_id = queries.query_id AND encoders.kind = 'gradient') AS logprob,
+    (SELECT count(*) FROM labels WHERE labels.query_id = queries.query_id AND label > 0) AS labelled
+FROM queries
+WHERE external_id = $id;
+
+-- name: pairs
+-- What two scorings rank for one query: the first $n of each (of the one end), of one source if asked, and where the
+-- other scoring has them. A text comes as its first $length characters.
+WITH stored AS (
+    SELECT example_id, scoring_id = $a AS on_a, rank, score
+    FROM scores
+    WHERE query_id = $query AND scoring_id IN ($a, $b)
+),
+both_sides AS (
+    SELECT
+        example_id,
+        max(rank) FILTER (on_a) AS a_rank, max(score) FILTER (on_a) AS a_score,
+        max(rank) FILTER (NOT on_a OR $a = $b) AS b_rank, max(score) FILTER (NOT on_a OR $a = $b) AS b_score
+    FROM stored
+    GROUP BY example_id
+),
+numbered AS (
+    SELECT
+        both_sides.*, source,
+        CASE WHEN a_rank * $sign > 0 THEN row_number() OVER (ORDER BY a_rank * $sign <= 0, abs(a_rank)) END AS a_number,
+        CASE WHEN b_rank * $sign > 0 THEN row_number() OVER (ORDER BY b_rank * $sign <= 0, abs(b_rank)) END AS b_number
+    FROM both_sides
+    JOIN examples USING (example_id)
+    WHERE $source IS NULL OR source = $source
+),
+setting AS (
+    SELECT model_fingerprint, optimizer, learning_rate
+    FROM tail_patches
+    GROUP BY ALL
+    ORDER BY count(*) DESC, model_fingerprint, optimizer, learning_rate
+    LIMIT 1
+),
+patches AS (
+    SELECT example_id, avg(delta_logprob) AS tail_patch
+    FROM tail_patches
+    SEMI JOIN setting USING (model_fingerprint, optimizer, learning_rate)
+    WHERE query_id = $query
+    GROUP BY example_id
+),
+shown AS (
+    SELECT *
+    FROM numbered
+    JOIN (SELECT example_id, external_id AS example, text, metadata FROM examples) USING (example_id)
+    WHERE a_number <= $n OR b_number <= $n
+),
+-- The words of all texts at once: DuckDB compiles each place of a regular expression anew, in milliseconds.
+spoken AS MATERIALIZED (
+    SELECT example_id, list_transform([left(text, $length), $subject, $object], lambda spelt: ' ' || words_of(spelt) || ' ') AS words
+    FROM shown
+    WHERE $subject IS NOT NULL AND $object IS NOT NULL
+)
+SELECT
+    example_id, example, left(text, $length) AS text, length(text) AS length, source,
+    a_rank, a_score, b_rank, b_score, a_number, b_number, label, tail_patch,
+    CASE WHEN words IS NOT NULL THEN proponent_kind(
+        label, contains(words[1], nullif(words[2], '  ')), contains(words[1], nullif(words[3], '  ')),
+        metadata ->> 'relation' = $relation
+    ) END AS kind
+FROM shown
+LEFT JOIN spoken USING (example_id)
+LEFT JOIN (SELECT example_id, max(label) AS label FROM labels WHERE query_id = $query GROUP BY example_id)
+    USING (example_id)
+LEFT JOIN patches USING (example_id)
+ORDER BY example_id;
+
+-- name: sources
+-- The sources among what is stored for the query.
+SELECT source, count(DISTINCT example_id) AS n
+FROM scores JOIN examples USING (example_id)
+WHERE query_id = $query AND scoring_id IN ($a, $b) AND source IS NOT NULL
+GROUP BY source
+ORDER BY n DESC, source;
+
+-- name: rare_words
+-- Those of some words that are in fewer than one example in twenty: the others say nothing of what two texts share.
+-- A word that the index has not met counts as rare; without an index all do.
+SELECT word
+FROM (SELECT DISTINCT unnest($words::VARCHAR[]) AS word)
+LEFT JOIN stems ON stems.token = word
+LEFT JOIN terms ON terms.term = coalesce(stems.term, word)
+WHERE coalesce(df, 0) * 20 < (SELECT greatest(count(*), 40) FROM examples);
+
+-- name: example
+SELECT example_id, external_id, left(text, $length), length(text), source, metadata
+FROM examples
+WHERE external_id = $id;
+
+-- name: drives
+-- The queries for which a scoring ranks an example among its first fifty, the strongest first.
+SELECT queries.external_id, left(prompt, 400), left(target, 400), rank, score, label
+FROM scores
+JOIN queries USING (query_id)
+LEFT JOIN pair_labels USING (query_id, example_id)
+WHERE scoring_id = $scoring AND example_id = $example AND rank BETWEEN 1 AND 50
+ORDER BY rank, query_id
+LIMIT 100;

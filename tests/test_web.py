@@ -1,0 +1,337 @@
+"""The page as the server gives it: who is let in, what each view shows, and that texts stay texts."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import urlencode
+
+import pytest
+from starlette.testclient import TestClient
+
+import attrstore
+from attrstore.web import marks
+from attrstore.web.address import Address
+from attrstore.web.app import application
+from attrstore.web.lease import LINGER, Lease
+from attrstore.web.markup import el, text
+from tests import hostile, scored
+
+HOST = "127.0.0.1:8642"
+
+
+class Reader(HTMLParser):
+    """What a browser makes of a page: elements, their attributes, and the text."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+    def having(self, tag: str, key: str = "class", value: str | None = None) -> list[dict[str, str | None]]:
+        return [a for t, a in self.elements if t == tag and (value is None or a.get(key) == value)]
+
+
+def client(path: Path, **headers: str) -> TestClient:
+    app = application(path, token="secret", hosts=frozenset({HOST}))
+    return TestClient(app, base_url=f"http://{HOST}", headers=headers)
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, scored.World]:
+    """A store that tests only read."""
+    path = tmp_path_factory.mktemp("shared") / "store.duckdb"
+    with attrstore.open(path, create=True) as store:
+        return path, scored.fill(store)
+
+
+@pytest.fixture(scope="module")
+def world(shared: tuple[Path, scored.World]) -> scored.World:
+    return shared[1]
+
+
+@pytest.fixture(scope="module")
+def browser(shared: tuple[Path, scored.World]) -> Iterator[TestClient]:
+    with client(shared[0]) as opened:
+        assert opened.get("/", params={"token": "secret"}).status_code == 200
+        yield opened
+
+
+@pytest.fixture
+def own(path: Path, shared: tuple[Path, scored.World]) -> Path:
+    """A copy that a test may change."""
+    shutil.copy(shared[0], path)
+    return path
+
+
+def read(browser: TestClient, view: str, **state: object) -> Reader:
+    answer = browser.get(f"{view}?{urlencode(state)}")
+    assert answer.status_code == 200, answer.text
+    return Reader(answer.text)
+
+
+# Who is let in
+
+
+def test_the_token_becomes_a_cookie_that_scripts_and_other_sites_cannot_use(own: Path) -> None:
+    with client(own) as browser:
+        assert browser.get("/").status_code == 403
+        assert browser.get("/static/page.js").status_code == 403
+        assert browser.get("/", params={"token": "wrong"}).status_code == 403
+        first = browser.get("/", params={"token": "secret", "search": "a b"}, follow_redirects=False)
+        assert (first.status_code, first.headers["location"]) == (303, "/?search=a+b")
+        cookie = first.headers["set-cookie"].lower()
+        assert "attrstore-8642=secret" in cookie
+        assert "httponly" in cookie
+        assert "samesite=strict" in cookie
+        assert browser.get("/").status_code == 200
+
+
+@pytest.mark.parametrize(
+    "headers, status",
+    [
+        ({"host": "evil.example"}, 421),
+        ({"host": "127.0.0.1:9"}, 421),
+        ({"origin": "http://evil.example"}, 403),
+        ({"origin": "null"}, 403),
+        ({"origin": f"http://{HOST}"}, 200),
+    ],
+)
+def test_another_host_or_origin_is_refused(browser: TestClient, headers: dict[str, str], status: int) -> None:
+    assert browser.get("/", headers=headers).status_code == status
+
+
+def test_a_change_needs_an_origin(browser: TestClient) -> None:
+    assert browser.post("/").status_code == 403
+    assert browser.post("/", headers={"origin": f"http://{HOST}"}).status_code == 405
+
+
+@pytest.mark.parametrize(
+    "view", ["/", "/query?id=q0", "/example?id=e0", "/query?id=none", "/static/style.css"]
+)
+def test_nothing_is_loaded_from_elsewhere(browser: TestClient, view: str) -> None:
+    answer = browser.get(view)
+    assert answer.headers["content-security-policy"].startswith("default-src 'self';")
+    page = Reader(answer.text)
+    for _, attributes in page.elements:
+        assert "style" not in attributes
+        assert not any(name.startswith("on") for name in attributes)
+        for name in ("src", "href", "action"):
+            assert (attributes.get(name) or "/").startswith(("/", "#"))
+
+
+# The list
+
+
+def test_the_list_searches_filters_and_pages(browser: TestClient) -> None:
+    every = read(browser, "/")
+    assert len(every.having("tr")) == scored.N_QUERIES + 1
+    assert "14 queries" in every.text
+    assert len(read(browser, "/", search="TARGET 3").having("tr")) == 2
+    only = read(browser, "/", key="relation", value="r1")
+    assert "7 queries" in only.text
+    assert "q0" not in only.text.split()
+    none = read(browser, "/", search="no such")
+    assert "No query is left." in none.text
+
+
+def overlap(world: scored.World, q: int) -> float:
+    first = {name: set(world.rankings[name][q][:10]) for name in ("cosine", "bm25")}
+    return len(first["cosine"] & first["bm25"]) / 10
+
+
+def place(world: scored.World, scoring: str, q: int) -> int | None:
+    ranking = world.rankings[scoring][q]
+    return min((ranking.index(e) + 1 for e in world.labelled.get(q, set()) if e in ranking), default=None)
+
+
+def names(page: Reader) -> list[str]:
+    return [
+        (a["href"] or "").split("id=")[1].split("&")[0]
+        for a in page.having("a")
+        if (a.get("href") or "").startswith("/query")
+    ]
+
+
+def test_the_list_is_sorted_by_agreement_and_by_who_finds_it(
+    browser: TestClient, world: scored.World
+) -> None:
+    least = names(read(browser, "/", a="cosine", b="bm25", sort="disagree"))
+    assert least == [f"q{q}" for q in sorted(range(scored.N_QUERIES), key=lambda q: (overlap(world, q), q))]
+    best = names(read(browser, "/", a="cosine", b="bm25", sort="b"))
+    assert best == [
+        f"q{q}" for q in sorted(range(scored.N_QUERIES), key=lambda q: (place(world, "bm25", q) or 10**9, q))
+    ]
+    few = names(read(browser, "/", a="cosine", b="bm25", metric="overlap", high="0.1"))
+    assert few == [f"q{q}" for q in range(scored.N_QUERIES) if overlap(world, q) <= 0.1]
+
+
+@pytest.mark.parametrize(
+    "state, says",
+    [
+        ({"a": "nonsense"}, "no scoring is called nonsense. There are: cosine, trackstar, bm25."),
+        ({"sort": "nonsense"}, "sort=nonsense: there are"),
+        ({"metric": "nonsense"}, "metric=nonsense: there are"),
+        ({"metric": "a", "low": "x"}, "low=x: give a number."),
+        ({"page": "-1"}, "page=-1: give a whole number from 0 up."),
+    ],
+)
+def test_a_wrong_address_says_what_is_wrong(browser: TestClient, state: dict[str, str], says: str) -> None:
+    answer = browser.get("/", params=state)
+    assert answer.status_code == 400
+    assert says in Reader(answer.text).text
+
+
+# One query
+
+
+def cards(page: Reader, side: str) -> list[str]:
+    return [
+        (a["aria-label"] or "").split(", ")[1]
+        for a in page.having("article")
+        if (a["id"] or "").startswith(f"{side}-")
+    ]
+
+
+def test_a_query_shows_both_rankings_and_what_ties_them(browser: TestClient, world: scored.World) -> None:
+    page = read(browser, "/query", id="q3", a="cosine", b="bm25")
+    left, right = world.rankings["cosine"][3][:10], world.rankings["bm25"][3][:10]
+    assert cards(page, "a") == [f"e{e}" for e in left]
+    assert cards(page, "b") == [f"e{e}" for e in right]
+    both = set(left) & set(right)
+    tied = {int(a["data-example"] or "") for a in page.having("article") if a.get("data-example")}
+    assert tied == both
+    assert f"{len(both)} shared" in page.text
+    stated = [e for e in (*left, *right) if e in world.labelled[3]]
+    assert len(page.having("article", value="stating")) == len(stated)
+
+
+def test_a_query_shows_opponents_and_one_source_on_demand(browser: TestClient, world: scored.World) -> None:
+    page = read(browser, "/query", id="q3", a="cosine", b="trackstar", n=5, opponents=1)
+    expected = [*world.rankings["cosine"][3][:5], *reversed(world.rankings["cosine"][3][-5:])]
+    assert cards(page, "a") == [f"e{e}" for e in expected]
+    assert len(cards(read(browser, "/query", id="q3", source="wiki"), "a")) == 10
+    assert cards(read(browser, "/query", id="q3", source="other"), "a") == []
+
+
+def test_a_query_leads_to_the_next_of_its_list(browser: TestClient, world: scored.World) -> None:
+    order = sorted(range(scored.N_QUERIES), key=lambda q: (overlap(world, q), q))
+    page = read(browser, "/query", id=f"q{order[3]}", at=4, a="cosine", b="bm25", sort="disagree")
+    steps = {a["rel"]: a["href"] or "" for a in page.having("a") if a.get("rel")}
+    assert f"id=q{order[2]}&at=3" in steps["prev"]
+    assert f"id=q{order[4]}&at=5" in steps["next"]
+    assert "sort=disagree" in steps["next"]
+
+
+def test_an_example_shows_the_queries_that_it_drives(browser: TestClient, world: scored.World) -> None:
+    e = world.rankings["cosine"][3][0]
+    page = read(browser, "/example", id=f"e{e}", a="cosine", b="bm25")
+    expected = {
+        name: [q for q in range(scored.N_QUERIES) if e in world.rankings[name][q][: scored.TOP_K]]
+        for name in ("cosine", "bm25")
+    }
+    assert set(names(page)) >= {f"q{q}" for q in expected["cosine"] + expected["bm25"]}
+
+
+# Texts
+
+
+def test_hostile_texts_stay_texts(own: Path) -> None:
+    with attrstore.open(own, writable=True) as store:
+        store.execute("DELETE FROM scores")
+        for i, (name, said) in enumerate(hostile.TEXTS.items()):
+            store.execute(
+                "UPDATE examples SET text = $t, source = $t WHERE example_id = $i",
+                {"t": said[:300] if name == "long" else said, "i": i},
+            )
+            scored.add(store, "scores", "cosine", 0, i, i + 1, 1.0 - i / 10)
+        store.execute("UPDATE examples SET text = $t WHERE example_id = 4", {"t": hostile.TEXTS["long"]})
+        store.execute(
+            "UPDATE queries SET prompt = $t, target = $t WHERE query_id = 0", {"t": hostile.TEXTS["script"]}
+        )
+    with client(own) as browser:
+        browser.get("/", params={"token": "secret"})
+        page = read(browser, "/query", id="q0", a="cosine")
+        assert len(page.having("h1")) == 1
+        assert len(page.having("article")) == len(hostile.TEXTS)
+        assert [a.get("src") for a in page.having("script")] == ["/static/page.js"]
+        assert not page.having("img")
+        assert hostile.TEXTS["script"] in page.text.replace("\n", "")
+        assert "escape␛[31mred␛[0m nothing␀ delete␡ next\ufffd line" in page.text
+        assert "the word [U+202E]emitkcab[U+202C] and [U+2067]isolated[U+2069] and שלום עולם" in page.text
+        assert "1,000,007 characters" in page.text
+        assert len(page.text) < 40_000
+        whole = read(browser, "/example", id="e4")
+        assert "The first 200,000 characters of 1,000,007." in whole.text
+
+
+def test_markup_escapes_what_is_not_markup() -> None:
+    assert el("p", "<b>", title='"&') == '<p title="&quot;&amp;">&lt;b&gt;</p>'
+    assert text("a\tb\nc") == "a\tb\nc"
+    assert el("a", 1234, None, ["x", el("b", "y")], hidden=True, href=None) == "<a hidden>1,234x<b>y</b></a>"
+
+
+def test_marks_join_neighbours_and_find_the_phrase_without_words() -> None:
+    what = marks.words("Where is the harbour", " New York", frozenset({"harbour", "new", "york"}))
+    assert marks.marked("In NEW  york and New York.", what) == (
+        'In <mark class="target">NEW  york</mark> and <mark class="target">New York</mark>.'
+    )
+    assert marks.marked("the old harbour", what) == 'the old <mark class="prompt">harbour</mark>'
+    thai = marks.words("", "กรุงเทพ", frozenset())
+    assert marks.marked("ไปกรุงเทพแล้ว", thai) == 'ไป<mark class="target">กรุงเทพ</mark>แล้ว'
+    far = "x " * 2_000 + "New York" + " y" * 2_000
+    assert "New York" in marks.excerpt(far, len(far), what)
+
+
+# Addresses and the file
+
+
+def test_an_address_leaves_out_what_is_at_its_default() -> None:
+    address = Address.read({"search": "a&b", "page": "2", "n": "9999", "unknown": "x"})
+    assert address == Address(search="a&b", page=2, n=200)
+    assert Address(search="a&b", page=2).to("/", page=3) == "/?search=a%26b&page=3"
+    assert Address(search="a&b", page=2).to("/", page=1, search="") == "/"
+
+
+def test_the_file_is_free_again_after_a_page_and_read_anew_when_replaced(own: Path) -> None:
+    lease = Lease(own)
+    with lease.open() as snapshot:
+        assert snapshot.once("n", lambda s: s.value("SELECT count(*) FROM queries")) == scored.N_QUERIES
+    time.sleep(LINGER * 2)
+    # Another process: in one, DuckDB shares what is open.
+    code = "import attrstore, sys; s = attrstore.open(sys.argv[1], writable=True); s.execute('DELETE FROM queries WHERE query_id = 0'); s.close()"  # noqa: E501
+    subprocess.run([sys.executable, "-c", code, own], check=True)
+    with lease.open() as snapshot:
+        assert snapshot.once("n", lambda s: s.value("SELECT count(*) FROM queries")) == scored.N_QUERIES - 1
+    lease.close()
+
+
+def test_while_another_process_writes_the_page_says_so(own: Path) -> None:
+    code = "import attrstore, sys; s = attrstore.open(sys.argv[1], writable=True); print('open', flush=True); input()"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with client(own) as browser, subprocess.Popen([sys.executable, "-c", code, own], **pipes) as writer:  # type: ignore[call-overload]
+        assert writer.stdout.readline() == b"open\n"
+        answer = browser.get("/", params={"token": "secret"})
+        assert answer.status_code == 503
+        assert f"held by another process, PID {writer.pid}" in Reader(answer.text).text
+        writer.communicate(b"\n")
+        assert browser.get("/").status_code == 200
+
+
+def test_an_empty_store_says_what_to_do(path: Path) -> None:
+    attrstore.open(path, create=True).close()
+    with client(path) as browser:
+        page = Reader(browser.get("/", params={"token": "secret"}).text)
+    assert "attrstore ingest queries store.duckdb queries.jsonl" in page.text
