@@ -22,6 +22,7 @@ class Option:
     choices: tuple[str, ...] = ()
     least: float | None = None
     most: float | None = None
+    above: float | None = None
     metavar: str | None = None
     unset: str | None = None  # what holds where it is not given
     flag: str | None = None  # its name in the shell, where it is not that of the field
@@ -93,6 +94,8 @@ def _is(value: Any, kind: type) -> bool:
 
 def _check_range(name: str, value: float, about: Option) -> None:
     low, high = about.least, about.most
+    if about.above is not None and value <= about.above:
+        raise InputError(f"{name} {value:g}: must be above {about.above:g}")
     if low is not None and high is not None and not low <= value <= high:
         raise InputError(f"{name} {value:g}: must be between {low:g} and {high:g}")
     if low is not None and value < low:

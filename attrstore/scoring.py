@@ -12,7 +12,7 @@ import duckdb
 
 import attrstore
 from attrstore.errors import InputError
-from attrstore.methods import METHODS, Method, Ranking, Request
+from attrstore.methods import Ranking, Request, find
 from attrstore.runs import recorded
 
 if TYPE_CHECKING:
@@ -46,18 +46,18 @@ def score(
     """Rank every selected example for every query and keep the result under `name`.
 
     Args:
-        method: a key of `attrstore.methods.METHODS`.
+        method: one of `attrstore.methods.every_method()`.
         name: of the scoring; the method's name if not given. A scoring of that name is replaced.
         top_k: proponents kept for each query, and as many opponents.
         where: an SQL predicate over `examples`, such as "source = 'wiki'".
         replace: whether a scoring of that name may be replaced.
-        options: of the method, as in `attrstore score --help`.
+        options: of the method: fields of its `options`, as in `attrstore score METHOD --help`.
 
     Raises:
         InputError: no such method or option, nothing ingested for it, or a bad predicate.
     """
     chosen = find(method)
-    check_options(chosen, options)
+    taken = chosen.with_options(options)
     name = name or method
     if top_k < 1:
         raise InputError(f"--top-k {top_k}: must be at least 1")
@@ -65,27 +65,12 @@ def score(
         raise InputError(f"{store.path}: there is a scoring called {name}. Choose another --name.")
     with recorded(store, "score", method=method, name=name, top_k=top_k, where=where, **options) as run:
         with selected(store, where):
-            ranking = chosen.rank(store, Request(top_k, options, progress))
+            ranking = chosen.rank(store, Request(top_k, taken, progress))
         spec = {**ranking.spec, "top_k": top_k, "where": where}
         scoring = Scoring(name, uuid.uuid4().hex[:12], ranking.n_examples, len(ranking.pairs), spec)
         write_scoring(store, scoring, ranking, family=chosen.family, method=chosen.name)
         run.rows = scoring.n_scores
     return scoring
-
-
-def find(method: str) -> Method:
-    """Return the method called `method`."""
-    if method not in METHODS:
-        raise InputError(f"no method called {method}; there are {', '.join(METHODS)}")
-    return METHODS[method]
-
-
-def check_options(method: Method, options: dict[str, Any]) -> None:
-    """Refuse options that the method does not understand."""
-    for option in options:
-        if option not in method.options:
-            known = ", ".join(f"--{o.replace('_', '-')}" for o in sorted(method.options))
-            raise InputError(f"{method.name} takes no --{option.replace('_', '-')}; it takes {known}")
 
 
 @contextmanager

@@ -100,7 +100,7 @@ class Clock:
 def scores_of(store: attrstore.Store, **options: Any) -> Scores:
     """The top scores of each query, best first, 0 where fewer examples share a word."""
     with selected(store, None):
-        pairs = METHODS["bm25"].rank(store, Request(TOP_K, options)).pairs
+        pairs = METHODS["bm25"].rank(store, Request(TOP_K, METHODS["bm25"].with_options(options))).pairs
     scores = np.zeros((QUERIES, TOP_K))
     scores[pairs["query_id"].to_numpy() - 1, pairs["rank"].to_numpy() - 1] = pairs["score"].to_numpy()
     return scores

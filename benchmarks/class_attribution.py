@@ -26,7 +26,7 @@ import torch
 import attrstore
 from attrstore.cli.report_table import print_report
 from attrstore.demo import train
-from attrstore.demo.train import Progress, Recipe
+from attrstore.demo.train import Progress, Training
 from attrstore.evaluation.report import tabulate
 from attrstore.ingest.encode.gradients import ingest_gradients
 from attrstore.ingest.encode.representations import ingest_representations
@@ -44,7 +44,7 @@ CUE = "\nAnswer:"  # between prompt and response, so that every prompt ends in t
 METHODS = SCORINGS | {"datainf, norm block": ("datainf", {"encoder": PLAIN, "norm": "block"})}
 PROMPTS = "repsim, prompts"  # as in the paper: the last token of the prompt on both sides
 PUBLISHED = "Llama-2-7b, {}"
-RECIPE = Recipe(steps=300, batch=32, vocabulary=1000, context=128, report_every=50)
+RECIPE = Training(steps=300, batch=32, vocabulary=1000, context=128, report_every=50)
 RANK = (
     4  # the paper's; on every linear map, since a model so small learns little from q_proj and v_proj alone
 )
@@ -111,14 +111,14 @@ def question(row: dict[str, str]) -> dict[str, str]:
 # Training
 
 
-def train_whole(task: Task, recipe: Recipe, seed: int) -> Path:
+def train_whole(task: Task, recipe: Training, seed: int) -> Path:
     """Train every weight on the corpus."""
     model = task.folder / "model"
     train.train(task.file("corpus"), task.file("queries"), model, seed=seed, recipe=recipe, report=say)
     return model
 
 
-def train_adapter(task: Task, recipe: Recipe, seed: int) -> Path:
+def train_adapter(task: Task, recipe: Training, seed: int) -> Path:
     """Train a base on the shuffled corpus, freeze it, and train an adapter of it on the corpus."""
     import peft
 

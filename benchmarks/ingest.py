@@ -32,6 +32,7 @@ from attrstore.ingest.files.labels import ingest_labels
 from attrstore.ingest.files.queries import ingest_queries
 from attrstore.ingest.model import causal, sequences
 from attrstore.scoring import score
+from attrstore.vectors.devices import choose_device
 from benchmarks.rows import Row, conclude
 
 TIMES_PLAIN = {"cpu": 1.15, "cuda": 1.25}  # the goals
@@ -198,7 +199,7 @@ def rows(
             (folder / "data").mkdir()
             data = first(data, folder / "data", limit)
         times = measure(data, folder, rounds, python, options)
-    bound = TIMES_PLAIN[causal.choose_device(device).type]
+    bound = TIMES_PLAIN[choose_device(device).type]
     own = f"gradient ingest, k {projection_dim}"
     first_goal = compared(
         f"{own}: {bound} x plain forward and backward", times, ("gradients",), "plain", bound

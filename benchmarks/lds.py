@@ -17,7 +17,7 @@ from typing import Any
 import attrstore
 from attrstore.demo import run
 from attrstore.demo.retrain import retrain
-from attrstore.demo.train import Recipe
+from attrstore.demo.train import Training
 from attrstore.evaluation.report import tabulate
 from attrstore.evaluation.subsets import make_subsets
 from attrstore.ingest.encode.gradients import ingest_gradients
@@ -82,7 +82,7 @@ def main() -> None:
     arguments = parser.parse_args()
     folder: Path = arguments.folder
     if not (folder / run.STORE).exists():
-        run.run(folder, recipe=Recipe(steps=arguments.steps), force=True, say=print)
+        run.run(folder, recipe=Training(steps=arguments.steps), force=True, say=print)
     prepare(folder, arguments.count)
     began = time.perf_counter()
 

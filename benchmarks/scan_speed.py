@@ -37,7 +37,7 @@ import torch
 
 import attrstore
 from attrstore.methods import Request, linear_map
-from attrstore.methods.gradient import RECIPES
+from attrstore.methods.gradient import PARTS
 from attrstore.scoring import selected
 from attrstore.vectors import codes, encoders, scan, stored
 from benchmarks.rows import Row, conclude
@@ -45,7 +45,7 @@ from benchmarks.rows import Row, conclude
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
-    from attrstore.methods.linear_map import Recipe
+    from attrstore.methods.parts import Parts
 
 BLOCKS = encoders.make_blocks([(f"m{i}", 1024) for i in range(10)] + [("last", 512)])
 DIMENSIONS = 10 * 1024 + 512
@@ -103,7 +103,7 @@ def build(path: Path, rows: int, code: str) -> None:
             )
 
 
-def ranker(store: attrstore.Store, recipe: Recipe, n: int) -> Callable[[], object]:
+def ranker(store: attrstore.Store, recipe: Parts, n: int) -> Callable[[], object]:
     """Prepare n queries and return what ranks all examples for them."""
     encoder = encoders.choose(store, "gradient")
     ids, asked = stored.query_vectors(store, encoder)
@@ -207,7 +207,7 @@ def measure(folder: Path, rows: int, code: str, rounds: int, threads: int) -> Ra
         _, vectors_asked = stored.query_vectors(store, encoders.choose(store, "gradient"))
         asked = vectors_asked.numpy()
         others = peers(decoded(store, folder / "rows.f32"), asked, threads)
-        own = {f"{name} {n}": ranker(store, RECIPES[name], n) for n in QUERIES for name in (COSINE, BLOCK)}
+        own = {f"{name} {n}": ranker(store, PARTS[name], n) for n in QUERIES for name in (COSINE, BLOCK)}
         for name in (COSINE, BLOCK):
             own[f"{name} 1"]()  # keeps the weights
         with faiss_with_avx512(folder / "rows.f32", asked, threads) as more:
@@ -240,7 +240,7 @@ def peak(path: Path, threads: int, reply: Any) -> None:
     with attrstore.open(path) as store, selected(store, None):
         store.execute("SET threads = $n", {"n": threads})
         start = time.perf_counter()
-        ranker(store, RECIPES[COSINE], MEMORY_QUERIES)()
+        ranker(store, PARTS[COSINE], MEMORY_QUERIES)()
         seconds = time.perf_counter() - start
     reply.put((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, seconds))
 

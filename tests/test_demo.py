@@ -15,7 +15,7 @@ from attrstore.demo import run, train
 from attrstore.demo.words import RELATIONS
 from attrstore.demo.world import FILES, World, generate
 
-TINY = train.Recipe(steps=6, batch=32, dim=32, layers=1, vocabulary=400, report_every=3)
+TINY = train.Training(steps=6, batch=32, dim=32, layers=1, vocabulary=400, report_every=3)
 
 
 @pytest.fixture(scope="module")

@@ -276,11 +276,11 @@ def test_bad_options_change_nothing(encoded: Path) -> None:
         for method, options, message in (
             ("influence", {"damping": 0.0}, "needs a damping above 0"),
             ("influence", {"curvature": "none"}, "nothing to invert"),
-            ("influence", {"iterations": 3}, "takes no --iterations"),
+            ("influence", {"iterations": 3}, "takes no iterations"),
             ("cg", {"iterations": 0}, "must be at least 1"),
             ("lissa", {"iterations": -2}, "must be at least 1"),
-            ("datainf", {"curvature": "mixed"}, "takes no --curvature"),
-            ("kfac", {"mixing": 0.5}, "takes no --mixing"),
+            ("datainf", {"curvature": "mixed"}, "takes no curvature"),
+            ("kfac", {"mixing": 0.5}, "takes no mixing"),
             ("ekfac", {"damping": -1.0}, "must not be negative"),
         ):
             with pytest.raises(InputError, match=message):

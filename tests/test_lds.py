@@ -401,7 +401,7 @@ def test_losses_of_an_unknown_set_or_a_corpus_that_grew_are_refused(store: Store
 
 # The demo, trained again
 
-RECIPE = train.Recipe(steps=6, batch=32, dim=32, layers=1, vocabulary=400)
+RECIPE = train.Training(steps=6, batch=32, dim=32, layers=1, vocabulary=400)
 
 
 @pytest.fixture(scope="module")
@@ -503,7 +503,7 @@ def test_half_of_the_corpus_takes_half_of_the_steps(demo: Path, monkeypatch: pyt
     seen: list[tuple[int, list[list[int]]]] = []
     own = train.fit
 
-    def watched(config: Any, encoded: Any, recipe: train.Recipe, **options: Any) -> Any:
+    def watched(config: Any, encoded: Any, recipe: train.Training, **options: Any) -> Any:
         seen.append((recipe.steps, encoded))
         return own(config, encoded, recipe, **options)
 

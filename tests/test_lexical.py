@@ -72,7 +72,7 @@ def ask(store: Store, queries: Sequence[str]) -> None:
 def pairs(store: Store, top_k: int = ALL, where: str | None = None, **options: Any) -> list[tuple[Any, ...]]:
     """(query, example, rank, score) of the method, in order."""
     with selected(store, where):
-        table = rank(store, Request(top_k, options)).pairs
+        table = rank(store, Request(top_k, METHOD.with_options(options))).pairs
     assert [str(kind) for kind in table.schema.types] == ["int64", "int64", "int32", "double"]
     return sorted(
         (row["query_id"], row["example_id"], row["rank"], row["score"]) for row in table.to_pylist()

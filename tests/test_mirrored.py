@@ -204,7 +204,7 @@ def test_what_is_not_finite_is_left_out(store: Store, tmp_path: Path) -> None:
         ({"model": "nowhere"}, "nowhere: no config.json"),
         ({"model": None}, r"which model\? Give --model PATH"),
         ({"optimizer_state": "x.pt"}, "x.pt: no such file"),
-        ({"norm": "block"}, "mirrored takes no --norm"),
+        ({"norm": "block"}, "mirrored takes no norm"),
     ],
 )
 def test_bad_input_is_named_and_nothing_is_written(

@@ -74,4 +74,4 @@ def test_the_wheel_holds_every_module_and_statement_and_nothing_else(tmp_path: P
 def test_every_method_says_what_it_needs_and_when_to_use_it() -> None:
     for name, method in METHODS.items():
         assert method.name == name
-        assert all((method.paper, method.needs, method.cost, method.when)), name
+        assert all((method.paper, method.reads.command, method.cost, method.when)), name

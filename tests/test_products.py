@@ -13,7 +13,7 @@ import torch
 import attrstore
 from attrstore import Store
 from attrstore.methods import Request, linear_map
-from attrstore.methods.linear_map import Recipe
+from attrstore.methods.parts import Parts
 from attrstore.scoring import selected
 from attrstore.vectors import codes, encoders, products, scan
 from attrstore.vectors.encoders import Encoder
@@ -138,7 +138,7 @@ def ranked(
     ids = range(len(queries))
     with selected(store, None):
         pairs = linear_map.rank_vectors(
-            store, wide, Recipe(curvature, norm), ids, queries, Request(top_k=40)
+            store, wide, Parts(curvature, norm), ids, queries, Request(top_k=40)
         ).pairs
     rows = zip(*(pairs[name].to_pylist() for name in ("query_id", "example_id", "score")), strict=True)
     return {(query, example): value for query, example, value in rows}
@@ -216,7 +216,7 @@ def test_a_scan_holds_duckdb_to_its_share_of_memory(path: Path, own: str | None)
 
         with selected(store, None):
             linear_map.rank_vectors(
-                store, wide, Recipe("none", "none"), [0, 1, 2], queries, Request(progress=look)
+                store, wide, Parts("none", "none"), [0, 1, 2], queries, Request(progress=look)
             )
         assert seen == ["512.0 MiB"]
         assert store.value(limit) == before

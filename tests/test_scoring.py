@@ -15,7 +15,7 @@ from attrstore import Store
 from attrstore.errors import InputError
 from attrstore.ingest.encode.gradients import ingest_gradients
 from attrstore.ingest.encode.representations import ingest_representations
-from attrstore.methods.linear_map import Recipe
+from attrstore.methods.parts import Parts
 from attrstore.scoring import score
 from attrstore.vectors import encoders, scan
 from tests import tiny
@@ -55,7 +55,7 @@ def vectors(store: Store) -> tuple[np.ndarray, np.ndarray, Any]:
     return q, np.stack(z), encoder.blocks
 
 
-def expected(store: Store, recipe: Recipe) -> np.ndarray:
+def expected(store: Store, recipe: Parts) -> np.ndarray:
     """The formula of `attrstore.methods.linear_map`, block by block, in float64."""
     q, z, blocks = vectors(store)
     for block in blocks:
@@ -85,17 +85,17 @@ def expected(store: Store, recipe: Recipe) -> np.ndarray:
 @pytest.mark.parametrize(
     ("method", "options", "recipe"),
     [
-        ("dot", {}, Recipe("none", "none")),
-        ("cosine", {}, Recipe("none", "vector")),
-        ("trak", {}, Recipe("corpus", "none")),
-        ("trackstar", {"mixing": 0.3}, Recipe("mixed", "vector", 0.3)),
-        ("trackstar-block", {"mixing": 0.8, "damping": 0.5}, Recipe("mixed", "block", 0.8, 0.5)),
-        ("cosine", {"norm": "block"}, Recipe("none", "block")),
-        ("trackstar", {"curvature": "corpus"}, Recipe("corpus", "vector")),
+        ("dot", {}, Parts("none", "none")),
+        ("cosine", {}, Parts("none", "vector")),
+        ("trak", {}, Parts("corpus", "none")),
+        ("trackstar", {"mixing": 0.3}, Parts("mixed", "vector", 0.3)),
+        ("trackstar-block", {"mixing": 0.8, "damping": 0.5}, Parts("mixed", "block", 0.8, 0.5)),
+        ("cosine", {"norm": "block"}, Parts("none", "block")),
+        ("trackstar", {"curvature": "corpus"}, Parts("corpus", "vector")),
     ],
 )
 def test_scores_and_ranks_equal_the_formula(
-    scored: Path, method: str, options: dict[str, Any], recipe: Recipe
+    scored: Path, method: str, options: dict[str, Any], recipe: Parts
 ) -> None:
     with attrstore.open(scored, writable=True) as store:
         score(store, method, top_k=10, **options)
@@ -148,7 +148,7 @@ def test_where_restricts_and_bad_input_changes_nothing(scored: Path) -> None:
             ({"method": "nothing"}, "no method called nothing"),
             ({"method": "dot", "where": "no_column = 1"}, "--where no_column = 1"),
             ({"method": "dot", "where": "example_id < 0"}, "no example satisfies"),
-            ({"method": "dot", "k1": 3.0}, "takes no --k1"),
+            ({"method": "dot", "k1": 3.0}, "takes no k1"),
             ({"method": "trackstar", "mixing": 3.0}, "between 0 and 1"),
             ({"method": "dot", "encoder": "x"}, "no gradient encoder of that name"),
             ({"method": "repsim"}, "no representation encodings yet"),

@@ -156,7 +156,7 @@ def test_bad_choices_of_encoders_change_nothing(encoded: Path) -> None:
             ("tracincp", {"encoders": "first,second", "weights": "1"}, "1 for 2 encoders"),
             ("tracincp", {"encoders": "first,second", "weights": "1,x"}, "numbers with commas"),
             ("tracincp", {"encoders": "first,second", "weights": "1,nan"}, "numbers with commas"),
-            ("tracincp", {"encoder": "first"}, "takes no --encoder;"),
+            ("tracincp", {"encoder": "first"}, "takes no encoder;"),
             ("less", {"encoder": "first"}, "corrected by the optimizer's state"),
             ("less", {"encoder": "whitened"}, "without Kronecker whitening"),
             ("less", {"encoder": "adam", "query_encoder": "none"}, "no gradient encoder of that name"),

@@ -56,12 +56,12 @@ def _with(command: Any, made: click.Option) -> Any:
 
 
 def click_options(
-    defaults: Options, *, left_open: bool = False, leave_out: Container[str] = ()
+    defaults: Options, *, left_open: bool = False, only: Container[str] | None = None
 ) -> Iterable[click.Option]:
-    """Yield an option for each field; its default is that of `defaults`, shown also where it is left open."""
+    """Yield an option for each field, or for those named; its default is that of `defaults`, shown if left open too."""
     kinds = kinds_of(type(defaults))
     for name, about in options_of(type(defaults)).items():
-        if name not in leave_out:
+        if only is None or name in only:
             yield _option(name, about, getattr(defaults, name), kinds[name], left_open)
 
 

@@ -9,23 +9,19 @@ import click
 
 import attrstore
 from attrstore.cli.common import counted, print_table, store_argument
-from attrstore.methods import METHODS
-
-
-def _methods() -> str:
-    width = max(map(len, METHODS))
-    return "\n    ".join(f"{method.name:{width}}  {method.when}" for method in METHODS.values())
+from attrstore.cli.score_options import ScoreCommand, listed_methods
 
 
 @click.command(
     "score",
+    cls=ScoreCommand,
     help=f"""Rank every example for every query by METHOD, and keep the result.
 
     \b
-    {_methods()}
+    {listed_methods()}
 
-    The parts of a gradient method are options, so that each row of an ablation is one command on the same
-    encodings. A scoring of the same name is replaced.
+    `attrstore score METHOD --help` shows the options of one. The parts of a gradient method are options, so that
+    each row of an ablation is one command on the same encodings. A scoring of the same name is replaced.
 
     \b
     Example: attrstore score facts.duckdb cosine-block
@@ -43,64 +39,6 @@ def _methods() -> str:
 @click.option(
     "--where", metavar="SQL", help="Rank only the examples that satisfy this predicate over `examples`."
 )
-@click.option("--encoder", help="Name or start of the id of the encoder; the newest if not given.")
-@click.option("--curvature", type=click.Choice(["none", "corpus", "mixed"]), help="R in R^{-1/2}.")
-@click.option("--norm", type=click.Choice(["none", "vector", "block"]), help="What is taken to unit length.")
-@click.option(
-    "--mixing",
-    type=float,
-    help="lambda of the mixed curvature, 0 to 1; chosen from the spectra if not given.",
-)
-@click.option(
-    "--damping", type=float, help="Added to R's eigenvalues, in units of their mean.  [default: 0.1]"
-)
-@click.option("--encoders", metavar="A,B", help="Of tracincp: one encoder a checkpoint.")
-@click.option(
-    "--weights", metavar="X,Y", help="Of tracincp: the checkpoints' learning rates; all 1 if not given."
-)
-@click.option(
-    "--query-encoder", help="Of less: the encoder without correction; the newest that fits if not given."
-)
-@click.option("--iterations", type=int, help="Of cg and lissa.  [default: 20 and 50]")
-@click.option(
-    "--model",
-    type=click.Path(path_type=Path),
-    help="Of mirrored: its folder; the store's only model if not given.",
-)
-@click.option(
-    "--queries",
-    type=int,
-    metavar="N",
-    help="Of mirrored: only the first N; each costs a pass over the corpus.",
-)
-@click.option(
-    "--optimizer-state",
-    type=click.Path(path_type=Path),
-    help="Of mirrored: file with the optimizer's state_dict, for an Adam-scaled step.",
-)
-@click.option(
-    "--learning-rate",
-    type=float,
-    help="Of mirrored's step.  [default: 1e-6 with an optimizer state, 1e-3 without]",
-)
-@click.option(
-    "--step",
-    type=click.Choice(["ascent", "descent"]),
-    help="Of mirrored, on the query's loss.  [default: ascent]",
-)
-@click.option(
-    "--loss",
-    type=click.Choice(["mean", "sum"]),
-    help="Of mirrored, over an example's tokens.  [default: mean]",
-)
-@click.option("--device", help="auto, cpu or cuda.")
-@click.option(
-    "--engine", type=click.Choice(["maxscore", "rank-bm25"]), help="Of bm25; rank-bm25 is for small corpora."
-)
-@click.option("--variant", type=click.Choice(["okapi", "lucene"]), help="Of bm25.")
-@click.option("--k1", type=float, help="Of bm25: how soon repeated words stop counting.")
-@click.option("--b", type=float, help="Of bm25: how much long texts are discounted.")
-@click.option("--epsilon", type=float, help="Of bm25 (okapi): floor of a negative idf.")
 def score_command(
     store: Path, method: str, name: str | None, top_k: int, where: str | None, **options: Any
 ) -> None:

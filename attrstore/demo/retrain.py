@@ -15,7 +15,7 @@ from attrstore.runs import recorded
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from attrstore.demo.train import Recipe
+    from attrstore.demo.train import Training
     from attrstore.runs import Run
     from attrstore.store import Store
 
@@ -35,7 +35,7 @@ def retrain(
     subsets: str = "lds",
     seeds: int = 1,
     steps: int | None = None,
-    recipe: Recipe | None = None,
+    recipe: Training | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Retrained:
     """Write `subset_losses` for the subsets of the demo in `folder` that have none yet.
@@ -65,9 +65,9 @@ def retrain(
     for part in (folder / STORE, folder / MODEL / "config.json"):
         if not part.is_file():
             raise InputError(f"{part}: not there. Make the demo first: attrstore demo {folder}")
-    from attrstore.demo.train import Recipe
+    from attrstore.demo.train import Training
 
-    recipe = recipe or Recipe()
+    recipe = recipe or Training()
     recipe = replace(recipe, steps=steps or recipe.steps)
     with attrstore.open(folder / STORE, writable=True) as store:
         chosen.require(store, subsets)
@@ -82,7 +82,7 @@ def retrain(
 class Job:
     """Trains the models of one set, one after the other."""
 
-    def __init__(self, store: Store, model: Path, subsets: str, recipe: Recipe) -> None:
+    def __init__(self, store: Store, model: Path, subsets: str, recipe: Training) -> None:
         from transformers import LlamaConfig
 
         from attrstore.ingest.model import causal, sequences

@@ -15,7 +15,7 @@ from attrstore.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from attrstore.demo.train import Progress, Recipe
+    from attrstore.demo.train import Progress, Training
     from attrstore.store import Store
 
 STORE = "demo.duckdb"
@@ -41,7 +41,7 @@ def run(
     *,
     seed: int = 0,
     force: bool = False,
-    recipe: Recipe | None = None,
+    recipe: Training | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Demo:
     """Make the world of `seed` in `folder`, train on it, and fill `folder/demo.duckdb`.
@@ -96,7 +96,7 @@ def _write_world(folder: Path, seed: int, say: Callable[[str], None]) -> None:
     )
 
 
-def _train(folder: Path, seed: int, recipe: Recipe | None, say: Callable[[str], None]) -> Progress:
+def _train(folder: Path, seed: int, recipe: Training | None, say: Callable[[str], None]) -> Progress:
     from attrstore.demo.train import train
 
     def report(now: Progress) -> None:

@@ -24,7 +24,7 @@ IGNORED = -100  # the label that the loss leaves out
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Training:
     """Everything that changes the trained model, beside the corpus and the seed."""
 
     steps: int = 1200
@@ -55,7 +55,7 @@ def train(
     folder: Path,
     *,
     seed: int = 0,
-    recipe: Recipe | None = None,
+    recipe: Training | None = None,
     report: Callable[[Progress], None] = lambda progress: None,
 ) -> Progress:
     """Train on the texts of `corpus`, save model, tokenizer and `optimizer.pt` in `folder`.
@@ -63,7 +63,7 @@ def train(
     The loss is the next-token loss of the plain text, every token but the first: what a gradient
     ingest of the same corpus differentiates.
     """
-    recipe = recipe or Recipe()
+    recipe = recipe or Training()
     texts = [row["text"] for row in _rows(corpus)]
     prompts = [(row["prompt"], row["target"]) for row in _rows(queries)]
     tokenizer = make_tokenizer(texts, recipe.vocabulary, recipe.context)
@@ -80,7 +80,7 @@ def train(
 def fit(
     config: LlamaConfig,
     encoded: list[list[int]],
-    recipe: Recipe,
+    recipe: Training,
     *,
     seed: int,
     asked: Sequence[tuple[list[int], list[int]]] = (),
@@ -97,7 +97,7 @@ def fit(
 def tune(
     model: Any,
     encoded: list[list[int]],
-    recipe: Recipe,
+    recipe: Training,
     *,
     seed: int,
     asked: Sequence[tuple[list[int], list[int]]] = (),
@@ -146,7 +146,7 @@ def make_tokenizer(texts: Sequence[str], vocabulary: int, context: int = CONTEXT
     )
 
 
-def make_config(vocabulary: int, recipe: Recipe) -> LlamaConfig:
+def make_config(vocabulary: int, recipe: Training) -> LlamaConfig:
     """A Llama of the recipe's size."""
     return LlamaConfig(
         vocab_size=vocabulary,
@@ -185,7 +185,7 @@ def _fit(
     optimizer: torch.optim.Optimizer,
     encoded: list[list[int]],
     asked: Sequence[tuple[list[int], list[int]]],
-    recipe: Recipe,
+    recipe: Training,
     seed: int,
     report: Callable[[Progress], None],
 ) -> Progress:

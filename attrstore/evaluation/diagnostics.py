@@ -6,6 +6,7 @@ product as one reason why they fail; this says how large it is here, and how it 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from attrstore.errors import InputError
@@ -57,21 +58,19 @@ def diagnose(
     import pyarrow
 
     from attrstore.methods import inverse, linear_map
-    from attrstore.vectors import stored
+    from attrstore.vectors import encoders, stored
+    from attrstore.vectors.devices import choose_device
 
     if not iterations or min(iterations) < 1:
         raise InputError(f"--iterations {','.join(map(str, iterations))}: each must be at least 1")
-    chosen, recipe, where = linear_map.resolve(
-        store,
-        inverse.RECIPES["influence"],
-        "gradient",
-        {"encoder": encoder, "damping": damping, "device": device},
-    )
+    parts = replace(inverse.PARTS["influence"], damping=damping)
+    placed = choose_device(device)
+    chosen = encoders.choose(store, "gradient", encoder)
     with recorded(store, "diagnose", encoder=chosen.encoder_id, damping=damping) as run:
         _, phi = stored.query_vectors(store, chosen)
-        matrices = stored.corpus_curvature(store, chosen, where)
-        system = linear_map.system(store, chosen, recipe, where, lambda: matrices)
-        found = list(_measure(system, phi[:QUERIES].to(where), sorted(set(iterations)), progress))
+        matrices = stored.corpus_curvature(store, chosen, placed)
+        system = linear_map.system(store, chosen, parts, placed, lambda: matrices)
+        found = list(_measure(system, phi[:QUERIES].to(placed), sorted(set(iterations)), progress))
         key = {"encoder": chosen.encoder_id, "damping": damping}
         columns = zip(*found, strict=True)
         table = pyarrow.table(dict(zip(Residual._fields, map(list, columns), strict=True)))

@@ -2,21 +2,38 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING
 
-from attrstore.errors import InputError
+from attrstore.errors import InputError, flag
 from attrstore.lexical.index import Index, current_index, stem_table
-from attrstore.methods.base import Method, Ranking, Request
+from attrstore.methods.base import Method, Ranking, Reads, Request
+from attrstore.options import Options, left_open, option
 
 if TYPE_CHECKING:
     import pyarrow
 
     from attrstore.store import Store
 
-ENGINES = ("maxscore", "rank-bm25")
-WEIGHTS = ("variant", "k1", "b", "epsilon")
 DECIMALS = 9  # of a score, in SQL too: scores that agree this far are tied
+
+
+@dataclass(frozen=True)
+class Bm25Options(Options):
+    """How the index is read; what is None is as the index has it."""
+
+    engine: str = option(
+        "maxscore", "rank-bm25 computes every score: a reference for small corpora.", choices=("maxscore", "rank-bm25")
+    )  # fmt: skip
+    variant: str | None = left_open(Index, "variant", "the index's")
+    k1: float | None = left_open(Index, "k1", "the index's")
+    b: float | None = left_open(Index, "b", "the index's")
+    epsilon: float | None = left_open(Index, "epsilon", "the index's")
+
+    def applied(self, index: Index) -> Index:
+        """Return the index as it is to be read."""
+        given = {name: getattr(self, name) for name in ("variant", "k1", "b", "epsilon")}
+        return replace(index, **{name: value for name, value in given.items() if value is not None})
 
 
 def rank(store: Store, request: Request) -> Ranking:
@@ -26,22 +43,14 @@ def rank(store: Store, request: Request) -> Ranking:
 
     Raises `InputError` when there is no index, when it lacks examples, or for a bad option.
     """
-    options = dict(request.options)
-    engine = options.pop("engine", None) or ENGINES[0]
-    if engine not in ENGINES:
-        raise InputError(f"--engine {engine}: there are {', '.join(ENGINES)}")
-    index = _with_options(current_index(store), options)
-    rank_with = _rank_in_memory if engine == "rank-bm25" else _rank_by_maxscore
+    options = request.options_as(Bm25Options)
+    index = options.applied(current_index(store))
+    rank_with = _rank_in_memory if options.engine == "rank-bm25" else _rank_by_maxscore
     pairs = rank_with(store, index, request)
     count = store.value("SELECT count(*) FROM selected_examples")
     # A query that shares no word with any example was ranked too, and nothing was found.
     query_ids = [query_id for (query_id,) in store.rows("SELECT query_id FROM queries")]
-    return Ranking(pairs, count, {"engine": engine, **asdict(index)}, query_ids=query_ids)
-
-
-def _with_options(index: Index, options: dict[str, Any]) -> Index:
-    given = {name: options[name] for name in WEIGHTS if options.get(name) is not None}
-    return replace(index, **given)
+    return Ranking(pairs, count, {"engine": options.engine, **asdict(index)}, query_ids=query_ids)
 
 
 def _rank_by_maxscore(store: Store, index: Index, request: Request) -> pyarrow.Table:
@@ -56,10 +65,12 @@ def _rank_in_memory(store: Store, index: Index, request: Request) -> pyarrow.Tab
 
     if index.variant != "okapi":
         raise InputError(
-            f"--engine rank-bm25: has no variant {index.variant}; use --variant okapi, or --engine maxscore"
+            f"{flag('engine')} rank-bm25: has no variant {index.variant}; use the variant okapi, or the engine maxscore"
         )
     if not index.k1:
-        raise InputError("--engine rank-bm25: divides by zero at --k1 0; it needs a k1 above 0")
+        raise InputError(
+            f"{flag('engine')} rank-bm25: divides by zero at {flag('k1')} 0; it needs a k1 above 0"
+        )
     ids, texts = _token_lists(store, index, "documents")
     questions = zip(*_token_lists(store, index, "questions"), strict=True)
     if not any(texts):
@@ -107,9 +118,9 @@ METHOD = Method(
     name="bm25",
     family="retrieval",
     paper="Robertson et al. 1994, Okapi at TREC-3; Lucene's variant too",
-    needs="attrstore ingest lexical",
+    reads=Reads("lexical"),
     cost="no model; seconds for thousands of queries",
     when="The examples that state the fact, word for word.",
     rank=rank,
-    options=frozenset({"engine", *WEIGHTS}),
+    options=Bm25Options(),
 )

@@ -2,26 +2,28 @@
 
 from functools import partial
 
-from attrstore.methods.base import Method
-from attrstore.methods.linear_map import OPTIONS, Recipe, rank
+from attrstore.methods.base import Method, Reads
+from attrstore.methods.linear_map import rank
+from attrstore.methods.parts import PUBLISHED, Parts
 
 TRACKSTAR = "Chang et al. 2024, arXiv 2410.17413"
 
 
-RECIPES = {
-    "dot": Recipe(curvature="none", norm="none"),
-    "cosine": Recipe(curvature="none", norm="vector"),
-    "cosine-block": Recipe(curvature="none", norm="block"),
-    "trak": Recipe(curvature="corpus", norm="none"),
-    "trackstar": Recipe(curvature="mixed", norm="vector"),
-    "trackstar-block": Recipe(curvature="mixed", norm="block"),
+PARTS = {
+    "dot": Parts(curvature="none", norm="none"),
+    "cosine": Parts(curvature="none", norm="vector"),
+    "cosine-block": Parts(curvature="none", norm="block"),
+    "trak": Parts(curvature="corpus", norm="none"),
+    "trackstar": Parts(curvature="mixed", norm="vector"),
+    "trackstar-block": Parts(curvature="mixed", norm="block"),
 }
 
 
 def _method(name: str, paper: str, cost: str, when: str) -> Method:
-    needs = "attrstore ingest gradients"
-    ranked = partial(rank, RECIPES[name], "gradient")
-    return Method(name, "influence", paper, needs, cost, when, ranked, OPTIONS)
+    reads = Reads("gradient", "corrected" if paper.startswith(TRACKSTAR) and name != "cosine" else "plain")
+    return Method(
+        name, "influence", paper, reads, cost, when, partial(rank, "gradient"), PARTS[name], PUBLISHED
+    )
 
 
 GRADIENT_METHODS = (

@@ -4,34 +4,36 @@ The score is the inner product of H^{-1} phi(q) and phi(z) (Koh and Liang 2017, 
 makes proponents positive). H is block-diagonal; the mathematics of each way is in `attrstore.vectors.solvers`.
 """
 
+from collections.abc import Sequence
 from functools import partial
 
-from attrstore.methods.base import Method
-from attrstore.methods.linear_map import OPTIONS, Recipe, rank
+from attrstore.methods.base import Method, Reads
+from attrstore.methods.linear_map import rank
+from attrstore.methods.parts import PUBLISHED, Parts
 
-CLOSED = frozenset({"encoder", "norm", "damping", "device"})
-ITERATED = OPTIONS | {"iterations"}
+CLOSED = ("encoder", "norm", "damping", "device")
+ITERATED = (*PUBLISHED, "iterations")
 
-RECIPES = {
-    "influence": Recipe(curvature="corpus", norm="none", solver="exact"),
-    "cg": Recipe(curvature="corpus", norm="none", solver="cg", iterations=20),
-    "lissa": Recipe(curvature="corpus", norm="none", solver="lissa", iterations=50),
-    "datainf": Recipe(curvature="corpus", norm="none", solver="datainf"),
-    "kfac": Recipe(curvature="corpus", norm="none", solver="kfac"),
-    "ekfac": Recipe(curvature="corpus", norm="none", solver="ekfac"),
+PARTS = {
+    "influence": Parts(curvature="corpus", norm="none", solver="exact"),
+    "cg": Parts(curvature="corpus", norm="none", solver="cg", iterations=20),
+    "lissa": Parts(curvature="corpus", norm="none", solver="lissa", iterations=50),
+    "datainf": Parts(curvature="corpus", norm="none", solver="datainf"),
+    "kfac": Parts(curvature="corpus", norm="none", solver="kfac"),
+    "ekfac": Parts(curvature="corpus", norm="none", solver="ekfac"),
 }
 
 
-def _method(name: str, paper: str, options: frozenset[str], cost: str, when: str) -> Method:
-    ranked = partial(rank, RECIPES[name], "gradient")
-    return Method(name, "influence", paper, "attrstore ingest gradients", cost, when, ranked, options)
+def _method(name: str, paper: str, takes: Sequence[str], cost: str, when: str) -> Method:
+    ranked = partial(rank, "gradient")
+    return Method(name, "influence", paper, Reads("gradient"), cost, when, ranked, PARTS[name], takes)
 
 
 INVERSE_METHODS = (
     _method(
         "influence",
         "Koh and Liang 2017, arXiv 1703.04730",
-        OPTIONS,
+        PUBLISHED,
         "two scans; d^3 a block",
         "Influence functions with the exact damped inverse: the reference for those below.",
     ),

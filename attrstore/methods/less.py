@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from attrstore.errors import InputError, MismatchError
 from attrstore.methods import linear_map
-from attrstore.methods.base import Method, Ranking
-from attrstore.methods.linear_map import Recipe
-from attrstore.vectors import stored
+from attrstore.methods.base import Method, Ranking, Reads
+from attrstore.methods.parts import Parts
+from attrstore.options import option
+from attrstore.vectors import encoders, stored
+from attrstore.vectors.devices import choose_device
 
 if TYPE_CHECKING:
     from attrstore.methods.base import Request
     from attrstore.store import Store
     from attrstore.vectors.encoders import Encoder
 
-OPTIONS = frozenset({"encoder", "query_encoder", "norm", "device"})
 # What must be the same for two encoders to project onto the same directions.
 SAME_PROJECTION = ("model", "projection_dim", "modules", "seed", "blocks", "kronecker")
+
+
+@dataclass(frozen=True)
+class LessOptions(Parts):
+    """The examples' encoder and the queries'."""
+
+    query_encoder: str | None = option(
+        None, "The encoder without correction.", unset="the newest that projects as the examples' does"
+    )
 
 
 def rank_less(store: Store, request: Request) -> Ranking:
@@ -27,13 +37,13 @@ def rank_less(store: Store, request: Request) -> Ranking:
     Adam's direction is the gradient over the root of the second moment; its momentum, which no single
     example has, is left out.
     """
-    options = dict(request.options)
-    wanted = options.pop("query_encoder", None)
-    encoder, recipe, device = linear_map.resolve(store, Recipe("none", "vector"), "gradient", options)
-    unscaled = plain(store, encoder, wanted)
+    options = request.options_as(LessOptions)
+    device = choose_device(options.device)
+    encoder = encoders.choose(store, "gradient", options.encoder)
+    unscaled = plain(store, encoder, options.query_encoder)
     stored.refuse_missing(store, encoder)
     query_ids, phi = stored.query_vectors(store, unscaled)
-    ranking = linear_map.rank_vectors(store, encoder, recipe, query_ids, phi.to(device), request)
+    ranking = linear_map.rank_vectors(store, encoder, options, query_ids, phi.to(device), request)
     return replace(ranking, spec={**ranking.spec, "query_encoder": unscaled.encoder_id})
 
 
@@ -42,8 +52,6 @@ def plain(store: Store, encoder: Encoder, wanted: str | None = None) -> Encoder:
 
     Raises `InputError` where there is none, `MismatchError` where the one asked for projects otherwise.
     """
-    from attrstore.vectors import encoders
-
     how = "attrstore ingest gradients, once with --optimizer-state FILE and once without, never with --kronecker"
     if encoder.spec["correction"] == "none" or encoder.spec["kronecker"] is not None:
         raise InputError(
@@ -77,9 +85,10 @@ LESS = Method(
     name="less",
     family="influence",
     paper="Xia et al. 2024 (LESS), arXiv 2402.04333",
-    needs="attrstore ingest gradients with and without --optimizer-state",
+    reads=Reads("gradient", "both"),
     cost="one scan; two ingests",
     when="To select training data as LESS does: Adam's direction for the examples, cosine.",
     rank=rank_less,
-    options=OPTIONS,
+    options=LessOptions(norm="vector"),
+    takes=("encoder", "query_encoder", "norm", "device"),
 )

@@ -13,15 +13,15 @@ phi(z), with the norms of these two.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from attrstore.errors import InputError
 from attrstore.methods.base import Ranking
-from attrstore.vectors import stored
+from attrstore.methods.parts import Parts
+from attrstore.vectors import encoders, stored
+from attrstore.vectors.devices import choose_device
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     import pyarrow
     import torch
@@ -34,50 +34,23 @@ if TYPE_CHECKING:
     from attrstore.vectors.scan import Chunk
     from attrstore.vectors.solvers import System
 
-CURVATURES = ("none", "corpus", "mixed")
-NORMS = ("none", "vector", "block")
 TINY = 1e-30
-OPTIONS = frozenset({"encoder", "curvature", "norm", "mixing", "damping", "device"})
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """The parts of a gradient method; each can be replaced by an option of `attrstore score`."""
-
-    curvature: str  # none, corpus, mixed
-    norm: str  # none, vector, block
-    mixing: float | str = "auto"  # lambda of the mixed curvature
-    damping: float = 0.1  # of the mean eigenvalue
-    solver: str | None = (
-        None  # of attrstore.vectors.solvers: H^{-1} on the queries instead of R^{-1/2} on both sides
-    )
-    iterations: int | None = None  # of the solver, if it iterates
-
-
-def rank(recipe: Recipe, kind: str, store: Store, request: Request) -> Ranking:
-    """Rank by the recipe, as changed by the request's options, over the newest encoder of the kind."""
-    encoder, recipe, device = resolve(store, recipe, kind, request.options)
+def rank(kind: str, store: Store, request: Request) -> Ranking:
+    """Rank by the request's `Parts`, over the encoder that they name or the newest of the kind."""
+    parts = request.options_as(Parts)
+    device = choose_device(parts.device)
+    encoder = encoders.choose(store, kind, parts.encoder)
     query_ids, vectors = stored.query_vectors(store, encoder)
     stored.refuse_missing(store, encoder)
-    return rank_vectors(store, encoder, recipe, query_ids, vectors.to(device), request)
-
-
-def resolve(
-    store: Store, recipe: Recipe, kind: str, options: Mapping[str, Any]
-) -> tuple[Encoder, Recipe, torch.device]:
-    """Apply a request's options: which encoder, which recipe, on which device."""
-    from attrstore.vectors import encoders
-
-    changed = dict(options)
-    device = _device(changed.pop("device", "auto"))
-    encoder = encoders.choose(store, kind, changed.pop("encoder", None))
-    return encoder, _checked(Recipe(**{**asdict(recipe), **changed})), device
+    return rank_vectors(store, encoder, parts, query_ids, vectors.to(device), request)
 
 
 def rank_vectors(
     store: Store,
     encoder: Encoder,
-    recipe: Recipe,
+    parts: Parts,
     query_ids: Sequence[int],
     vectors: Tensor,
     request: Request,
@@ -85,7 +58,7 @@ def rank_vectors(
     """Rank the selected examples for query vectors [q, D], which need not be in the store."""
     from attrstore.vectors import scan
 
-    score, spec = scorer(store, encoder, recipe, vectors)
+    score, spec = scorer(store, encoder, parts, vectors)
 
     def scored(statement: str) -> Iterator[tuple[Tensor, Tensor]]:
         for chunk in scan.chunks(store, encoder, statement, vectors.device):
@@ -97,34 +70,34 @@ def rank_vectors(
 
 
 def scorer(
-    store: Store, encoder: Encoder, recipe: Recipe, vectors: Tensor
+    store: Store, encoder: Encoder, parts: Parts, vectors: Tensor
 ) -> tuple[Callable[[Chunk], Tensor], dict[str, Any]]:
-    """Prepare the query side: what scores a chunk for all queries [q, n], and the recipe as it was applied."""
+    """Prepare the query side: what scores a chunk for all queries [q, n], and the parts as they were applied."""
     from attrstore.vectors import curvature, products
     from attrstore.vectors.kept import KeptWeights
 
     blocks = encoder.blocks
     whitening: list[Tensor] | None = None
     mixing: float | None = None
-    if recipe.solver is not None:
-        vectors, mixing = _solved(store, encoder, recipe, vectors)
-    elif recipe.curvature != "none":
-        matrices, mixing = _curvature(store, encoder, recipe, vectors.device)
-        whitening = [curvature.power(m, -0.5, recipe.damping) for m in matrices]
+    if parts.solver is not None:
+        vectors, mixing = _solved(store, encoder, parts, vectors)
+    elif parts.curvature != "none":
+        matrices, mixing = _curvature(store, encoder, parts, vectors.device)
+        whitening = [curvature.power(m, -0.5, parts.damping) for m in matrices]
         vectors = curvature.apply(vectors, blocks, whitening)
-    vectors = _normalised(vectors, blocks, recipe.norm)
+    vectors = _normalised(vectors, blocks, parts.norm)
     if whitening is not None:
         # <A q, A z> = <A A q, z>: only the lengths of A z are left to the examples' side.
         vectors = curvature.apply(vectors, blocks, whitening)
     prepared = products.prepare(encoder, vectors)
-    kept = KeptWeights(store, encoder, recipe.norm, prepared.units, whitening)
+    kept = KeptWeights(store, encoder, parts.norm, prepared.units, whitening)
 
     def score(chunk: Chunk) -> Tensor:
         prepared.load(chunk)
-        weights = kept.of(chunk, lambda: _weights(prepared, chunk, whitening, recipe.norm))
+        weights = kept.of(chunk, lambda: _weights(prepared, chunk, whitening, parts.norm))
         return prepared.scores(weights)
 
-    return score, {**asdict(recipe), "mixing": mixing}
+    return score, {**parts.spec, "mixing": mixing}
 
 
 def _weights(prepared: Products, chunk: Chunk, whitening: list[Tensor] | None, norm: str) -> Tensor:
@@ -199,41 +172,41 @@ def _normalised(vectors: Tensor, blocks: Any, norm: str) -> Tensor:
 
 
 def _curvature(
-    store: Store, encoder: Encoder, recipe: Recipe, device: torch.device
+    store: Store, encoder: Encoder, parts: Parts, device: torch.device
 ) -> tuple[list[Tensor], float | None]:
     """Return R of each block, and the lambda that was used if it is a mixture."""
     from attrstore.vectors import curvature
 
     matrices = stored.corpus_curvature(store, encoder, device)
-    if recipe.curvature != "mixed":
+    if parts.curvature != "mixed":
         return matrices, None
     moment = curvature.SecondMoment(encoder.blocks, device)
     _, of_store = stored.query_vectors(store, encoder)
     moment.add(of_store.to(device))
     of_queries = moment.matrices()
-    auto = recipe.mixing == "auto"
-    mixing = curvature.choose_mixing(matrices, of_queries) if auto else float(recipe.mixing)
+    auto = parts.mixing == "auto"
+    mixing = curvature.choose_mixing(matrices, of_queries) if auto else float(parts.mixing)
     return curvature.mix(matrices, of_queries, mixing), mixing
 
 
-def _solved(store: Store, encoder: Encoder, recipe: Recipe, vectors: Tensor) -> tuple[Tensor, float | None]:
-    """Return H^{-1} phi(q) [q, D] by the recipe's solver, and the lambda of a mixed curvature."""
+def _solved(store: Store, encoder: Encoder, parts: Parts, vectors: Tensor) -> tuple[Tensor, float | None]:
+    """Return H^{-1} phi(q) [q, D] by the parts' solver, and the lambda of a mixed curvature."""
     from attrstore.vectors import solvers
 
     mixing: list[float | None] = [None]
 
     def matrices() -> list[Tensor]:
-        found, mixing[0] = _curvature(store, encoder, recipe, vectors.device)
+        found, mixing[0] = _curvature(store, encoder, parts, vectors.device)
         return found
 
-    inverted = solvers.SOLVERS[str(recipe.solver)]
-    return inverted(system(store, encoder, recipe, vectors.device, matrices), vectors), mixing[0]
+    inverted = solvers.SOLVERS[str(parts.solver)]
+    return inverted(system(store, encoder, parts, vectors.device, matrices), vectors), mixing[0]
 
 
 def system(
     store: Store,
     encoder: Encoder,
-    recipe: Recipe,
+    parts: Parts,
     device: torch.device,
     matrices: Callable[[], Sequence[Tensor]],
 ) -> System:
@@ -245,8 +218,8 @@ def system(
         shapes=lambda: [encoder.shape(block) for block in encoder.blocks],
         matrices=matrices,
         rows=lambda: stored.corpus_rows(store, encoder, device),
-        damping=recipe.damping,
-        iterations=recipe.iterations or 0,
+        damping=parts.damping,
+        iterations=parts.iterations or 0,
     )
 
 
@@ -279,34 +252,3 @@ def _labelled(
         torch.tensor(ids, dtype=torch.long),
         torch.cat(scores) if scores else torch.empty(0),
     )
-
-
-def _checked(recipe: Recipe) -> Recipe:
-    for option, value, allowed in (
-        ("--curvature", recipe.curvature, CURVATURES),
-        ("--norm", recipe.norm, NORMS),
-    ):
-        if value not in allowed:
-            raise InputError(f"{option} {value}: there is no such choice; there are {', '.join(allowed)}")
-    if recipe.mixing != "auto" and not 0 <= float(recipe.mixing) <= 1:
-        raise InputError(f"--mixing {recipe.mixing}: must be between 0 and 1, or auto")
-    if recipe.damping < 0:
-        raise InputError(f"--damping {recipe.damping}: must not be negative")
-    if recipe.solver is not None:
-        _check_solver(recipe)
-    return recipe
-
-
-def _check_solver(recipe: Recipe) -> None:
-    if recipe.curvature == "none":
-        raise InputError("--curvature none: there is nothing to invert. Use the method dot or cosine.")
-    if recipe.damping == 0:
-        raise InputError("--damping 0: the inverse needs a damping above 0")
-    if recipe.iterations is not None and recipe.iterations < 1:
-        raise InputError(f"--iterations {recipe.iterations}: must be at least 1")
-
-
-def _device(name: str) -> torch.device:
-    import torch
-
-    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)

@@ -2,15 +2,38 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from attrstore.methods.base import Method, Ranking
+from attrstore.methods.base import Method, Ranking, Reads
+from attrstore.options import Options, option
 
 if TYPE_CHECKING:
     from attrstore.methods.base import Request
     from attrstore.store import Store
 
-OPTIONS = frozenset({"model", "learning_rate", "optimizer_state", "step", "loss", "queries", "device"})
+
+@dataclass(frozen=True)
+class MirroredOptions(Options):
+    """The step on a query, and what is measured after it."""
+
+    model: str | Path | None = option(None, "The model's folder.", unset="the store's only causal LM")
+    learning_rate: float | None = option(
+        None, "Of the step.", above=0, unset="1e-6 with an optimizer's state, 1e-3 without"
+    )
+    optimizer_state: str | Path | None = option(
+        None, "File with the optimizer's state_dict: the step is then Adam's direction, without momentum."
+    )
+    step: str = option(
+        "ascent", "On the query's loss: ascent is as published.", choices=("ascent", "descent")
+    )
+    loss: str = option("mean", "Of an example, over its tokens.", choices=("mean", "sum"))
+    queries: int | None = option(
+        None, "Only the first N, by query_id; each costs a pass over the corpus.", least=1, metavar="N"
+    )
+    device: str = option("auto", "auto, cpu or cuda.")
+    batch_tokens: int = option(4096, "Padded tokens in a batch.", least=1)
 
 
 def rank(store: Store, request: Request) -> Ranking:
@@ -20,7 +43,7 @@ def rank(store: Store, request: Request) -> Ranking:
     from attrstore.ingest.measure.mirrored import score_selected
     from attrstore.vectors import scan
 
-    found = score_selected(store, progress=request.progress, **request.options)
+    found = score_selected(store, request.options_as(MirroredOptions), request.progress)
     row_of = {query_id: row for row, query_id in enumerate(found.query_ids)}
     column_of = {example_id: column for column, example_id in enumerate(found.example_ids.tolist())}
     places = [
@@ -40,9 +63,9 @@ MIRRORED = Method(
     name="mirrored",
     family="influence",
     paper="Ko et al. 2024 (mirrored influence), arXiv 2402.08922",
-    needs="the model",
+    reads=Reads("model"),
     cost="a forward pass over the corpus for each query, and one more",
     when="A few queries, and nothing ingested: no gradients of examples, no projection.",
     rank=rank,
-    options=OPTIONS,
+    options=MirroredOptions(),
 )

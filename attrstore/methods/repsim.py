@@ -2,16 +2,18 @@
 
 from functools import partial
 
-from attrstore.methods.base import Method
-from attrstore.methods.linear_map import OPTIONS, Recipe, rank
+from attrstore.methods.base import Method, Reads
+from attrstore.methods.linear_map import rank
+from attrstore.methods.parts import PUBLISHED, Parts
 
 REPSIM = Method(
     name="repsim",
     family="influence",
     paper="Li et al. 2024, arXiv 2409.19998",
-    needs="attrstore ingest representations",
+    reads=Reads("representation"),
     cost="one scan; ingest is a forward pass",
     when="Which examples look alike to the model; cheap and strong on classes.",
-    rank=partial(rank, Recipe(curvature="none", norm="vector"), "representation"),
-    options=OPTIONS,
+    rank=partial(rank, "representation"),
+    options=Parts(curvature="none", norm="vector"),
+    takes=PUBLISHED,
 )

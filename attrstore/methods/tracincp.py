@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from attrstore.errors import InputError
+from attrstore.errors import InputError, flag
 from attrstore.methods import linear_map
-from attrstore.methods.base import Method, Ranking
-from attrstore.methods.linear_map import Recipe
+from attrstore.methods.base import Method, Ranking, Reads
+from attrstore.methods.parts import Parts
+from attrstore.options import option
 from attrstore.statements import statement
-from attrstore.vectors import stored
+from attrstore.vectors import encoders, stored
+from attrstore.vectors.devices import choose_device
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -25,25 +28,34 @@ if TYPE_CHECKING:
 
     Scorer = Callable[[Chunk], Tensor]
 
-OPTIONS = frozenset({"encoders", "weights", "norm", "curvature", "mixing", "damping", "device"})
+
+@dataclass(frozen=True)
+class TracInOptions(Parts):
+    """The checkpoints, each an encoder, and how much each counts."""
+
+    encoders: str | list[str] | tuple[str, ...] | None = option(
+        None, "One encoder a checkpoint.", metavar="A,B"
+    )
+    weights: str | list[float] | tuple[float, ...] | None = option(
+        None, "The checkpoints' learning rates.", metavar="X,Y", unset="all 1"
+    )
 
 
 def rank_tracincp(store: Store, request: Request) -> Ranking:
     """Sum over checkpoints of learning rate times inner product; each checkpoint is one encoder.
 
-    The published method is that of encodings made without --kronecker. An example that one of the encoders
+    The published method is that of encodings made without Kronecker whitening. An example that one of the encoders
     could not encode is left out.
     """
-    options = dict(request.options)
-    names = _listed("encoders", options.pop("encoders", None))
-    weights = _weights(options.pop("weights", None), len(names))
+    options = request.options_as(TracInOptions)
+    device = choose_device(options.device)
+    names = _listed("encoders", options.encoders)
+    weights = _weights(options.weights, len(names))
     members: list[tuple[Encoder, Scorer, float]] = []
     query_ids: list[int] = []
     spec: dict[str, Any] = {}
     for name, weight in zip(names, weights, strict=True):
-        encoder, recipe, device = linear_map.resolve(
-            store, Recipe("none", "none"), "gradient", {**options, "encoder": name}
-        )
+        encoder = encoders.choose(store, "gradient", name)
         stored.refuse_missing(store, encoder)
         ids, phi = stored.query_vectors(store, encoder)
         if members and ids != query_ids:
@@ -52,11 +64,11 @@ def rank_tracincp(store: Store, request: Request) -> Ranking:
                 f"{len(ids):,}, not the same. Run attrstore ingest gradients again for both."
             )
         query_ids = ids
-        score, spec = linear_map.scorer(store, encoder, recipe, phi.to(device))
+        score, spec = linear_map.scorer(store, encoder, options, phi.to(device))
         members.append((encoder, score, weight))
     encoder_ids = [encoder.encoder_id for encoder, _, _ in members]
     if len(set(encoder_ids)) < len(encoder_ids):
-        raise InputError(f"--encoders {','.join(names)}: the same encoder twice")
+        raise InputError(f"{flag('encoders')} {','.join(names)}: the same encoder twice")
 
     def scored(name: str) -> Iterator[tuple[Tensor, Tensor]]:
         return _summed(store, members, device, labelled=name == "labelled_codes")
@@ -87,13 +99,13 @@ def _summed(
         yield torch.from_numpy(piece.column(0).to_numpy().copy()).to(device), total
 
 
-def _listed(option: str, value: str | Sequence[Any] | None) -> list[Any]:
+def _listed(name: str, value: str | Sequence[Any] | None) -> list[Any]:
     """Split `a,b,c`; a list is taken as it is."""
     if value is None:
-        raise InputError(f"--{option}: needed, one for each checkpoint, with commas between them")
+        raise InputError(f"{flag(name)}: needed, one for each checkpoint, with commas between them")
     items = [part.strip() for part in value.split(",")] if isinstance(value, str) else list(value)
     if not all(str(item) for item in items) or not items:
-        raise InputError(f"--{option} {value}: names with commas between them, none empty")
+        raise InputError(f"{flag(name)} {value}: names with commas between them, none empty")
     return items
 
 
@@ -104,11 +116,11 @@ def _weights(value: str | Sequence[float] | None, n: int) -> list[float]:
     try:
         weights = [float(item) for item in _listed("weights", value)]
     except ValueError as error:
-        raise InputError(f"--weights {value}: numbers with commas between them") from error
+        raise InputError(f"{flag('weights')} {value}: numbers with commas between them") from error
     if not all(map(math.isfinite, weights)):
-        raise InputError(f"--weights {value}: numbers with commas between them")
+        raise InputError(f"{flag('weights')} {value}: numbers with commas between them")
     if len(weights) != n:
-        raise InputError(f"--weights {value}: {len(weights)} for {n} encoders; give one for each")
+        raise InputError(f"{flag('weights')} {value}: {len(weights)} for {n} encoders; give one for each")
     return weights
 
 
@@ -116,9 +128,10 @@ TRACINCP = Method(
     name="tracincp",
     family="influence",
     paper="Pruthi et al. 2020 (TracInCP), arXiv 2002.08484",
-    needs="attrstore ingest gradients, once for each checkpoint",
+    reads=Reads("gradient", several=True),
     cost="one scan a checkpoint",
     when="Several checkpoints of the run are at hand: --encoders and their learning rates.",
     rank=rank_tracincp,
-    options=OPTIONS,
+    options=TracInOptions(),
+    takes=("encoders", "weights", "norm", "curvature", "mixing", "damping", "device"),
 )

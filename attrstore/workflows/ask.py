@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from attrstore import scoring
-from attrstore.errors import InputError
+from attrstore.errors import InputError, flag
 from attrstore.lexical.index import read_index, search
 from attrstore.methods import Request
+from attrstore.vectors import encoders
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -56,10 +57,10 @@ def ask(
     from attrstore.ingest.model import sequences
     from attrstore.methods import gradient, inverse, linear_map
 
-    recipes = {**gradient.RECIPES, **inverse.RECIPES}
-    if method not in recipes:
-        raise InputError(f"--method {method}: not a gradient method; there are {', '.join(recipes)}")
-    encoder, recipe, _ = linear_map.resolve(store, recipes[method], "gradient", {"device": device})
+    parts = {**gradient.PARTS, **inverse.PARTS}
+    if method not in parts:
+        raise InputError(f"{flag('method')} {method}: not a gradient method; there are {', '.join(parts)}")
+    encoder = encoders.choose(store, "gradient")
     loaded, encode = gradients.reopen(store, encoder, model=model, device=device)
     (item,) = sequences.queries([(0, prompt, target)], loaded.tokenizer, loaded.context)
     if not item.windows:
@@ -67,7 +68,7 @@ def ask(
     (batch,) = sequences.batches([item], loaded.context)
     vector, loss = encode.encode(batch)
     with scoring.selected(store, where):
-        ranking = linear_map.rank_vectors(store, encoder, recipe, [0], vector, Request(top))
+        ranking = linear_map.rank_vectors(store, encoder, parts[method], [0], vector, Request(top))
     return Answer(
         math.exp(-float(loss[0])), _rows(store, ranking.pairs, top), _retrieved(store, prompt + target, top)
     )

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from attrstore.errors import InputError
 from attrstore.evaluation.report import Report
 from attrstore.lexical.index import current_index
-from attrstore.methods import METHODS, less
-from attrstore.scoring import find, score
+from attrstore.methods import every_method, find, less
+from attrstore.scoring import score
 from attrstore.vectors import encoders
 
 if TYPE_CHECKING:
@@ -30,9 +30,6 @@ if TYPE_CHECKING:
     ]  # what is being done, how much of it is done, how much there is
 
 TOP = 10  # proponents of a query that are measured
-# Methods that are published with the optimizer's correction, or vary one that is. The others read plain gradients
-# where the store has both.
-CORRECTED = frozenset({"trackstar", "trackstar-block", "cosine-block"})
 
 
 @dataclass(frozen=True)
@@ -90,7 +87,7 @@ def trace(
     for option, number, least in (("--queries", queries, 1), ("--mirrored", mirrored, 0)):
         if number < least:
             raise InputError(f"{option} {number}: must be at least {least}")
-    chosen = [find(name) for name in methods] or list(METHODS.values())
+    chosen = [find(name) for name in methods] or list(every_method().values())
     subject = _subject(store, model, optimizer_state, device, mirrored)
     left_out: dict[str, str] = {}
     for method in chosen:
@@ -145,30 +142,31 @@ def _score(
             f"the scoring of this name is one of {known}. Score that again under another --name."
         )
     options = _options(store, method, subject)
-    if "device" in method.options:
+    if "device" in method.option_names:
         options["device"] = subject.device
     score(store, method.name, progress=progress, **options)
 
 
 def _options(store: Store, method: Method, subject: Subject) -> dict[str, Any]:
     """Choose what the method reads; raises `InputError` with what it needs where that is not there."""
-    if method.name == "mirrored":
-        return _of_mirrored(subject)
-    if method.name == "tracincp":
-        return {"encoders": [encoder.encoder_id for encoder in _checkpoints(store, subject)]}
-    if method.name == "less":
-        corrected = _gradients(store, subject, corrected=True)
-        return {"encoder": corrected.encoder_id, "query_encoder": less.plain(store, corrected).encoder_id}
-    if method.name == "bm25":
+    reads = method.reads
+    if reads.kind == "model":
+        return _of_model(subject)
+    if reads.kind == "lexical":
         current_index(store)
         return {}
-    kind = next((kind for kind, command in encoders.COMMANDS.items() if command in method.needs), None)
-    if kind == "gradient":
-        return {"encoder": _gradients(store, subject, corrected=method.name in CORRECTED).encoder_id}
-    return {} if kind is None else {"encoder": encoders.choose(store, kind).encoder_id}
+    if reads.kind != "gradient":
+        return {"encoder": encoders.choose(store, reads.kind).encoder_id}
+    if reads.several:
+        return {"encoders": [encoder.encoder_id for encoder in _checkpoints(store, subject)]}
+    encoder = _gradients(store, subject, corrected=reads.correction != "plain")
+    options = {"encoder": encoder.encoder_id}
+    if reads.correction == "both":
+        options["query_encoder"] = less.plain(store, encoder).encoder_id
+    return options
 
 
-def _of_mirrored(subject: Subject) -> dict[str, Any]:
+def _of_model(subject: Subject) -> dict[str, Any]:
     if not subject.mirrored:
         raise InputError(
             "takes a pass over the corpus for each query. --mirrored 10 runs it for the first ten."

@@ -12,9 +12,7 @@ once.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,16 +22,17 @@ from attrstore.errors import InputError
 from attrstore.ingest.measure.one_step import LEARNING_RATES, OneStep
 from attrstore.ingest.model import causal, optimizer, sequences
 from attrstore.ingest.model.logprobs import target_logprobs
+from attrstore.progress import Progress, silent
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from attrstore.ingest.model.optimizer import Full
     from attrstore.ingest.model.sequences import Batch, Item
+    from attrstore.methods.mirrored import MirroredOptions
     from attrstore.store import Store
 
 SIGNS = {"ascent": 1, "descent": -1}  # of the change in an example's loss that makes it a proponent
-LOSSES = ("mean", "sum")
 
 
 @dataclass(frozen=True)
@@ -46,39 +45,24 @@ class Scores:
     spec: dict[str, Any]  # every parameter that changes a score
 
 
-def score_selected(
-    store: Store,
-    *,
-    model: str | Path | None = None,
-    learning_rate: float | None = None,
-    optimizer_state: str | Path | None = None,
-    step: str = "ascent",
-    loss: str = "mean",
-    queries: int | None = None,
-    device: str = "auto",
-    batch_tokens: int = 4096,
-    progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Scores:
+def score_selected(store: Store, options: MirroredOptions, progress: Progress = silent) -> Scores:
     """Score the examples of `selected_examples` for the first queries: a forward pass over them for each.
 
     Args:
-        model: the model's folder; where the store last saw its only causal LM, if not given.
-        learning_rate: of the step, as in `tail_patch`, whose defaults it has.
-        optimizer_state: file of the optimizer's state_dict: the step is then Adam's direction, without momentum.
-        step: `ascent` on the query's loss, as published, or `descent`.
-        loss: of an example: the `mean` over its tokens or their `sum`. A query's is the mean over its target.
-        queries: only the first so many, by query_id.
+        options: the step and the loss; a query's loss is the mean over its target.
         progress: called with the example passes done and all there are.
 
     Raises:
-        InputError: an option, the model or its optimizer state is unusable, or nothing can be scored.
+        InputError: the model or its optimizer state is unusable, or nothing can be scored.
         MismatchError: another model is at the path now.
     """
-    _check(step, loss, learning_rate, queries)
-    loaded = causal.load_known(store, model, device)
-    moments = None if optimizer_state is None else optimizer.parameter_moments(optimizer_state, loaded.model)
-    rate = learning_rate or LEARNING_RATES["sgd" if moments is None else "adam"]
-    rows = store.named("mirrored", "queries", {"n": 2**62 if queries is None else queries}).fetchall()
+    loaded = causal.load_known(store, options.model, options.device)
+    state = options.optimizer_state
+    moments = None if state is None else optimizer.parameter_moments(state, loaded.model)
+    rate = options.learning_rate or LEARNING_RATES["sgd" if moments is None else "adam"]
+    rows = store.named(
+        "mirrored", "queries", {"n": 2**62 if options.queries is None else options.queries}
+    ).fetchall()
     asked = [item for item in sequences.queries(rows, loaded.tokenizer, loaded.context) if item.windows]
     texts = store.named("mirrored", "examples").fetchall()
     known = [
@@ -89,8 +73,10 @@ def score_selected(
     if not asked or not known:
         which = "query has a target that the model can read" if known else "example has a token to predict"
         raise InputError(f"{store.path}: nothing to score; no {which}.")
-    mirror = Mirror(loaded.model, rate * -SIGNS[step], moments)
-    example_ids, changes = mirror(asked, list(sequences.batches(known, batch_tokens)), loss, progress)
+    mirror = Mirror(loaded.model, rate * -SIGNS[options.step], moments)
+    example_ids, changes = mirror(
+        asked, list(sequences.batches(known, options.batch_tokens)), options.loss, progress
+    )
     finite = changes.isfinite()
     stepped, whole = finite.any(dim=1), finite[finite.any(dim=1)].all(dim=0)
     if not (stepped.any() and whole.any()):
@@ -103,12 +89,12 @@ def score_selected(
         "model": loaded.fingerprint,
         "optimizer_state": optimizer.fingerprint(moments),
         "learning_rate": rate,
-        "step": step,
-        "loss": loss,
-        "queries": queries,
+        "step": options.step,
+        "loss": options.loss,
+        "queries": options.queries,
     }
     usable = [item.key for item, ok in zip(asked, stepped.tolist(), strict=True) if ok]
-    scores = SIGNS[step] * changes[stepped][:, whole]
+    scores = SIGNS[options.step] * changes[stepped][:, whole]
     return Scores(usable, example_ids[whole], scores.float(), spec)
 
 
@@ -129,7 +115,7 @@ class Mirror:
         queries: Sequence[Item],
         batches: Sequence[Batch],
         loss: str = "mean",
-        progress: Callable[[int, int], None] = lambda done, total: None,
+        progress: Progress = silent,
     ) -> tuple[Tensor, Tensor]:
         """Return example_ids [n] and loss after - loss before: float64 [queries, n], on the CPU.
 
@@ -156,13 +142,3 @@ class Mirror:
         if loss == "mean":
             changes /= torch.tensor([item.n_targets for item in items])
         return torch.tensor([item.key for item in items]), changes
-
-
-def _check(step: str, loss: str, learning_rate: float | None, queries: int | None) -> None:
-    for option, value, known in (("--step", step, tuple(SIGNS)), ("--loss", loss, LOSSES)):
-        if value not in known:
-            raise InputError(f"{option} {value}: there is no such choice; there are {', '.join(known)}")
-    if learning_rate is not None and not (math.isfinite(learning_rate) and learning_rate > 0):
-        raise InputError(f"--learning-rate {learning_rate}: must be above 0")
-    if queries is not None and queries < 1:
-        raise InputError(f"--queries {queries}: must be at least 1")

@@ -12,6 +12,7 @@ import torch
 
 from attrstore.errors import InputError, MismatchError
 from attrstore.ingest.model.adapters import Adapter
+from attrstore.vectors.devices import choose_device
 
 if TYPE_CHECKING:
     from attrstore.store import Store
@@ -54,7 +55,7 @@ def load(path: str | Path, *, device: str = "auto", dtype: str = "float32") -> L
     base = folder if adapter is None else adapter.base
     named = f"--model {folder}" if adapter is None else f"--model {folder}: its base model {base}"
     _refuse_incomplete(base, named)
-    where = choose_device(device)
+    placed = choose_device(device)
     logging.disable_progress_bar()
     tokenized = folder if (folder / "tokenizer_config.json").is_file() else base
     try:
@@ -69,8 +70,8 @@ def load(path: str | Path, *, device: str = "auto", dtype: str = "float32") -> L
     if adapter is not None:
         model = adapter.attach(model)
         fingerprint = adapter.fingerprint(fingerprint)
-    model.eval().requires_grad_(False).to(where)
-    return LoadedModel(model, tokenizer, str(folder), fingerprint, tokenizer_fingerprint(tokenizer), where)
+    model.eval().requires_grad_(False).to(placed)
+    return LoadedModel(model, tokenizer, str(folder), fingerprint, tokenizer_fingerprint(tokenizer), placed)
 
 
 def _refuse_incomplete(folder: Path, named: str) -> None:
@@ -103,15 +104,6 @@ def load_known(store: Store, model: str | Path | None, device: str) -> LoadedMod
             "Give the folder of that model with --model, or this one explicitly."
         )
     return loaded
-
-
-def choose_device(name: str) -> torch.device:
-    """Return the device called `name`; `auto` is CUDA where there is one."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise InputError(f"--device {name}: this torch sees no CUDA device. Use --device cpu.")
-    return torch.device(name)
 
 
 def model_fingerprint(folder: Path) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from attrstore.errors import InputError
 from attrstore.ingest.model import causal, sentence_settings
 from attrstore.ingest.model.causal import LoadedModel
+from attrstore.vectors.devices import choose_device
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,7 +44,7 @@ def load(path: str | Path, *, device: str = "auto", dtype: str = "float32") -> E
 
     settings = sentence_settings.read(Path(path))
     folder = settings.model
-    where = causal.choose_device(device)
+    placed = choose_device(device)
     try:
         with _quiet():
             tokenizer = AutoTokenizer.from_pretrained(folder, **causal.LOCAL)
@@ -64,10 +65,10 @@ def load(path: str | Path, *, device: str = "auto", dtype: str = "float32") -> E
         )
     if "decoder_input_ids" in inspect.signature(model.forward).parameters:
         model = model.get_encoder()
-    model.eval().requires_grad_(False).to(where)
+    model.eval().requires_grad_(False).to(placed)
     return EmbeddingModel(
         model, tokenizer, str(folder), causal.model_fingerprint(folder),
-        causal.tokenizer_fingerprint(tokenizer), where, settings,
+        causal.tokenizer_fingerprint(tokenizer), placed, settings,
     )  # fmt: skip
 
 
