@@ -281,7 +281,7 @@ def test_bad_options_change_nothing(encoded: Path) -> None:
             ("lissa", {"iterations": -2}, "must be at least 1"),
             ("datainf", {"curvature": "mixed"}, "takes no curvature"),
             ("kfac", {"mixing": 0.5}, "takes no mixing"),
-            ("ekfac", {"damping": -1.0}, "must not be negative"),
+            ("ekfac", {"damping": -1.0}, "damping -1: must be at least 0"),
         ):
             with pytest.raises(InputError, match=message):
                 score(store, method, **options)

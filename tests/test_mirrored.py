@@ -197,10 +197,10 @@ def test_what_is_not_finite_is_left_out(store: Store, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"step": "sideways"}, "--step sideways: there is no such choice; there are ascent, descent"),
-        ({"loss": "max"}, "--loss max"),
-        ({"learning_rate": 0.0}, "--learning-rate 0"),
-        ({"queries": 0}, "--queries 0"),
+        ({"step": "sideways"}, "step sideways: there is no such choice; there are ascent, descent"),
+        ({"loss": "max"}, "loss max"),
+        ({"learning_rate": 0.0}, "learning_rate 0"),
+        ({"queries": 0}, "queries 0"),
         ({"model": "nowhere"}, "nowhere: no config.json"),
         ({"model": None}, r"which model\? Give --model PATH"),
         ({"optimizer_state": "x.pt"}, "x.pt: no such file"),

@@ -149,7 +149,7 @@ def test_bad_choices_of_encoders_change_nothing(encoded: Path) -> None:
         tables = ("SELECT * FROM scores ORDER BY ALL", "SELECT name FROM scorings ORDER BY 1")
         before = [store.rows(table) for table in tables]
         cases: list[tuple[str, dict[str, Any], str]] = [
-            ("tracincp", {}, "--encoders: needed"),
+            ("tracincp", {}, "encoders: needed"),
             ("tracincp", {"encoders": "first,"}, "none empty"),
             ("tracincp", {"encoders": "first,first"}, "the same encoder twice"),
             ("tracincp", {"encoders": "first,nothing"}, "no gradient encoder of that name"),
