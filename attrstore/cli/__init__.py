@@ -17,6 +17,7 @@ COMMANDS = {
     "init": "store",
     "info": "store",
     "check": "store",
+    "show": "show",
     "ingest": "ingest",
     "import": "imports",
     "score": "score",

@@ -15,6 +15,14 @@ from attrstore.cli.common import progress_bar, store_argument
 if TYPE_CHECKING:
     from attrstore.ingest.files.staging import Counts
 
+# Shapes of rows as people call them.
+PEOPLE = {
+    "text": "text",
+    "messages": "chat",
+    "completion": "completion",
+    "chat completion": "completion of a chat",
+    "tokens": "row of tokens",
+}
 files_argument = click.argument("files", nargs=-1, required=True, metavar="FILE...")
 skip_bad_option = click.option(
     "--skip-bad", is_flag=True, help="Leave out rows that cannot be used, and count them."
@@ -45,6 +53,10 @@ def corpus_command(store: Path, files: tuple[str, ...], **options: Any) -> None:
     FILE is a file, a glob or a folder: .jsonl, .ndjson, .json, .csv, .tsv (these also as .gz), .parquet,
     .arrow, .feather, .ipc. Columns that no option names become metadata. All rows are added or, on an
     error, none; known rows are left as they are.
+
+    A row without a text may be a chat (`messages`), a `prompt` with its `completion`, both strings or both lists of
+    messages, or, beside a text, tokens: `input_ids` with `labels` or `loss_mask`. What a model saw of it is then made
+    with the model's own tokenizer and chat template, and `attrstore show` shows which tokens carry loss.
 
     \b
     Example: attrstore ingest corpus facts.duckdb corpus.jsonl
@@ -128,6 +140,10 @@ def sentence(counts: Counts, noun: str) -> str:
         if getattr(counts, name):
             parts.append(f"{getattr(counts, name)} {name}")
     text = ", ".join(parts) + "."
+    if counts.shapes.keys() - {"text"}:
+        text += (
+            " Recognised: " + ", ".join(_count(n, PEOPLE[shape]) for shape, n in counts.shapes.items()) + "."
+        )
     if counts.replaced and noun != "label":
         dropped = f", with {_count(counts.scorings_dropped, 'scoring')}" if counts.scorings_dropped else ""
         text += f" What was derived from the replaced ones is dropped{dropped}: ingest and score again."

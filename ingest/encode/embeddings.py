@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from attrstore.ingest.model.embedding import EmbeddingModel
-    from attrstore.ingest.model.sequences import Batch
+    from attrstore.ingest.model.sequences import Batch, ExampleRow, QueryRow
     from attrstore.progress import Progress
     from attrstore.store import Store
 
@@ -105,19 +105,19 @@ class Texts:
     passage_prefix: str = ""
     lower_case: bool = False
 
-    def queries(self, rows: Iterable[tuple[int, str, str]], tokenizer: Any, context: int) -> list[Item]:
+    def queries(self, rows: Iterable[QueryRow], tokenizer: Any, context: int) -> list[Item]:
         """Tokenise queries (query_id, prompt, target): the text is both, as for BM25."""
         return self._items(
-            [(key, self.query_prefix + prompt + target) for key, prompt, target in rows],
+            [(key, self.query_prefix + prompt + target) for key, prompt, target, *_ in rows],
             tokenizer, context, "truncate",
         )  # fmt: skip
 
     def examples(
-        self, rows: Iterable[tuple[int, str]], tokenizer: Any, context: int, long: str
+        self, rows: Iterable[ExampleRow], tokenizer: Any, context: int, long: str, loss: str = "auto"
     ) -> list[Item]:
         """Tokenise training examples (example_id, text)."""
         return self._items(
-            [(key, self.passage_prefix + text) for key, text in rows], tokenizer, context, long
+            [(key, self.passage_prefix + text) for key, text, *_ in rows], tokenizer, context, long
         )
 
     def _items(self, rows: list[tuple[int, str]], tokenizer: Any, context: int, long: str) -> list[Item]:

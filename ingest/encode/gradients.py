@@ -16,6 +16,7 @@ from attrstore.ingest.encode.capture import GradientEncoder
 from attrstore.ingest.encode.job import Encoded, EncodingJob, refuse_other_recipe
 from attrstore.ingest.encode.recipes import WHITENING, GradientFields, GradientRecipe
 from attrstore.ingest.model import causal, linear, optimizer, sequences
+from attrstore.ingest.model.rendering import chat_template
 from attrstore.progress import silent
 from attrstore.runs import recorded
 from attrstore.vectors import encoders
@@ -66,7 +67,7 @@ def ingest_gradients(
     moments: dict[str, optimizer.SecondMoment] = {}
     if optimizer_state is not None:
         moments = optimizer.second_moments(optimizer_state, loaded.model, maps, recipe.correction)
-    spec = recipe.spec(loaded, _moments_fingerprint(moments))
+    spec = recipe.spec(loaded, _moments_fingerprint(moments)) | chat_template(store, loaded.tokenizer)
     projections = {
         m.name: projection.make(m, dim=recipe.projection_dim, seed=recipe.seed, moment=moments.get(m.name))
         for m in maps
@@ -103,7 +104,8 @@ def _prepare(
     if not store.value("SELECT count(*) FROM encoders WHERE encoder_id = $id", {"id": encoder.encoder_id}):
         if encoder.spec["kronecker"] is not None:
             rows = store.named("encodings", "sample", {"n": WHITENING["sample"]}).fetchall()
-            items = sequences.examples(rows, loaded.tokenizer, loaded.context, "truncate")
+            loss = encoder.spec.get("loss", "auto")
+            items = sequences.examples(rows, loaded.tokenizer, loaded.context, "truncate", loss)
             sample = list(sequences.batches([item for item in items if item.windows], batch_tokens))
             kronecker.whiten(projections, maps, gradient_encoder.backward, sample)
         with store.transaction():

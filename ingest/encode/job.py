@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from attrstore.ingest.model.causal import LoadedModel
-    from attrstore.ingest.model.sequences import Batch, Item
+    from attrstore.ingest.model.sequences import Batch, ExampleRow, Item, QueryRow
     from attrstore.runs import Run
     from attrstore.store import Store
     from attrstore.vectors.encoders import Encoder
@@ -44,12 +44,12 @@ class Encode(Protocol):
 class Itemise(Protocol):
     """Turns rows into items."""
 
-    def queries(self, rows: Iterable[tuple[int, str, str]], tokenizer: Any, context: int) -> list[Item]:
+    def queries(self, rows: Iterable[QueryRow], tokenizer: Any, context: int) -> list[Item]:
         """Tokenise (query_id, prompt, target)."""
         ...
 
     def examples(
-        self, rows: Iterable[tuple[int, str]], tokenizer: Any, context: int, long: str
+        self, rows: Iterable[ExampleRow], tokenizer: Any, context: int, long: str, loss: str = "auto"
     ) -> list[Item]:
         """Tokenise (example_id, text)."""
         ...
@@ -102,10 +102,11 @@ class EncodingJob:
         shards = self.store.named("encodings", "shards", {**self._key, "size": SHARD}).fetchall()
         total = sum(pending for _, pending in shards)
         done = 0
+        loss = self.encoder.spec.get("loss", "auto")
         for shard, _ in shards:
             where = {**self._key, "size": SHARD, "shard": shard}
             rows = self.store.named("encodings", "pending_examples", where).fetchall()
-            items = self.texts.examples(rows, self.loaded.tokenizer, self.loaded.context, self.long)
+            items = self.texts.examples(rows, self.loaded.tokenizer, self.loaded.context, self.long, loss)
             report = partial(self._report, done, total)
             done += self._encode_all(items, self._example_table, "insert_encodings", stopped, report)
         return done

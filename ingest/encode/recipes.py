@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol, Self, TypedDict
 
 from attrstore.errors import InputError, flag
+from attrstore.ingest.model.rendering import LOSSES
 from attrstore.options import Options, option
 from attrstore.vectors.quantisations import CODES
 
@@ -81,7 +82,21 @@ class EncodingRecipe(Running):
 
 
 @dataclass(frozen=True, kw_only=True)
-class GradientRecipe(EncodingRecipe):
+class RenderingRecipe(EncodingRecipe):
+    """What the encoders of a causal language model choose about examples that are no plain texts."""
+
+    loss: str = option(
+        "auto", "Which tokens of an example carry loss. auto: all of a text, the completion after a prompt, what the "
+        "assistant says in a chat, and of tokens those whose labels say so.", choices=LOSSES,
+    )  # fmt: skip
+
+    def common(self, subject: Subject) -> Spec:
+        """Return what every spec begins with; a choice that changes nothing for texts is left out."""
+        return super().common(subject) | ({} if self.loss == "auto" else {"loss": self.loss})
+
+
+@dataclass(frozen=True, kw_only=True)
+class GradientRecipe(RenderingRecipe):
     """How gradients are encoded."""
 
     correction: str = option(
@@ -142,13 +157,14 @@ class GradientRecipe(EncodingRecipe):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RepresentationRecipe(EncodingRecipe):
+class RepresentationRecipe(RenderingRecipe):
     """How hidden states are encoded. They are no random projections: a code of 16 bits is safe."""
 
     layer: int = option(-1, "Which hidden state; -1 is the last, 0 the embeddings.")
     pooling: str = option(
-        "last", "The last token's state (of a query: the prompt's), or the mean.", choices=("last", "mean")
-    )
+        "last", "The last token's state (of a query: the prompt's), the mean, or the state in which the prompt ends, "
+        "before the first token that carries loss, of examples too.", choices=("last", "mean", "prompt"),
+    )  # fmt: skip
 
     def of_depth(self, depth: int) -> Self:
         """Return the recipe for a model of `depth` layers, its layer counted from the embeddings."""
@@ -207,6 +223,7 @@ class EncodingFields(TypedDict, total=False):
 class GradientFields(EncodingFields, total=False):
     """Fields of `GradientRecipe`."""
 
+    loss: str
     correction: str
     kronecker_factors: bool
     projection_dim: int
@@ -218,6 +235,7 @@ class GradientFields(EncodingFields, total=False):
 class RepresentationFields(EncodingFields, total=False):
     """Fields of `RepresentationRecipe`."""
 
+    loss: str
     layer: int
     pooling: str
 

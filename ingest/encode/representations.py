@@ -13,6 +13,7 @@ from attrstore.ingest.encode.job import Encoded, EncodingJob, refuse_other_recip
 from attrstore.ingest.encode.recipes import RepresentationFields, RepresentationRecipe
 from attrstore.ingest.model import causal
 from attrstore.ingest.model.pooling import pool
+from attrstore.ingest.model.rendering import chat_template
 from attrstore.progress import silent
 from attrstore.runs import recorded
 from attrstore.vectors import encoders
@@ -21,7 +22,7 @@ from attrstore.vectors.encoders import Encoder, make_blocks
 if TYPE_CHECKING:
     from typing import Any
 
-    from attrstore.ingest.model.sequences import Batch
+    from attrstore.ingest.model.sequences import Batch, Item
     from attrstore.progress import Progress
     from attrstore.store import Store
 
@@ -53,7 +54,8 @@ def ingest_representations(
     recipe = recipe.of_depth(loaded.model.config.num_hidden_layers)
     blocks = make_blocks([("hidden", loaded.model.config.hidden_size)])
     name = name or f"layer{recipe.layer}-{recipe.pooling}"
-    encoder = Encoder("representation", name, loaded.fingerprint, recipe.spec(loaded), blocks)
+    spec = recipe.spec(loaded) | chat_template(store, loaded.tokenizer)
+    encoder = Encoder("representation", name, loaded.fingerprint, spec, blocks)
     refuse_other_recipe(store, encoder)
     encode = _HiddenStates(loaded.model, recipe.layer, recipe.pooling)
     with recorded(store, "ingest representations", encoder=encoder.encoder_id, model=str(model)) as run:
@@ -76,14 +78,19 @@ class _HiddenStates:
             input_ids=batch.tokens.to(self.device), output_hidden_states=True, use_cache=False
         )
         hidden = output.hidden_states[self.layer].float()
-        # A query is its prompt: its first target is where the prompt ends. An example is its whole text.
-        ends = torch.tensor(
-            [i.first_target if i.first_target > 1 else len(w) for i in batch.items for w in i.windows],
-            device=self.device,
-        )
-        pooled = pool(hidden, ends, self.pooling)
+        ends = [self._end(item, i) for item in batch.items for i in range(len(item.windows))]
+        pooling = "last" if self.pooling == "prompt" else self.pooling
+        pooled = pool(hidden, torch.tensor(ends, device=self.device), pooling)
         owner = batch.owner.to(self.device)
         whole = torch.zeros(len(batch.items), hidden.shape[2], device=self.device).index_add_(
             0, owner, pooled
         )
         return whole, torch.zeros(len(batch.items), device=self.device)
+
+    def _end(self, item: Item, window: int) -> int:
+        """Return how many tokens are pooled: of a query its prompt's, of an example all, or its prompt's too."""
+        if item.first_target > 1:
+            return item.first_target
+        if self.pooling == "prompt" and item.marks is not None:
+            return item.marks[window].index(True, 1)
+        return len(item.windows[window])

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 import duckdb
 
@@ -19,11 +19,34 @@ from attrstore.statements import statement
 from attrstore.store import translated_errors
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from attrstore.store import Store
 
 SHOWN = 5  # how many bad rows a message names
+# What a job reads rows by, and the columns that are a row's shape there and not its metadata.
+SHAPES = {
+    "shaped_examples": (
+        "messages",
+        "prompt",
+        "completion",
+        "input_ids",
+        "labels",
+        "loss_mask",
+        "attention_mask",
+    ),
+    "shaped_queries": ("messages", "completion"),
+}
+ONE_OF = {"examples": "example", "queries": "query"}
+
+
+class Actions(TypedDict, total=False):
+    """What becomes of the rows, as fields of `Counts`."""
+
+    added: int
+    unchanged: int
+    updated: int
+    replaced: int
 
 
 @dataclass(frozen=True)
@@ -37,6 +60,7 @@ class Counts:
     skipped: int = 0
     scorings_dropped: int = 0  # a replaced text or query was part of their ranking
     scorings_older: int = 0  # they do not know the rows that are new
+    shapes: Mapping[str, int] = field(default_factory=dict, compare=False)  # what the rows were recognised as
 
 
 @dataclass(frozen=True)
@@ -91,12 +115,12 @@ class Staged:
                 )
             )
 
-    def decide(self, name: str, *, what: str, replace: bool) -> dict[str, int]:
+    def decide(self, name: str, *, what: str, replace: bool) -> Actions:
         """Decide what becomes of each row by the named statement of `sql/statements/ingest.sql`; see `actions`."""
         self.store.named("ingest", name)
         return self.actions(what=what, replace=replace)
 
-    def actions(self, *, what: str, replace: bool) -> dict[str, int]:
+    def actions(self, *, what: str, replace: bool) -> Actions:
         """Count what becomes of the rows in `decided`; refuse changes of what is known unless `replace`."""
         if not replace:
             rows = self.store.named("ingest", "changed", {"limit": SHOWN}).fetchall()
@@ -112,7 +136,7 @@ class Staged:
                         "the old.",
                     )
                 )
-        return dict(self.store.named("ingest", "actions").fetchall())
+        return cast(Actions, dict(self.store.named("ingest", "actions").fetchall()))
 
 
 @contextmanager
@@ -121,14 +145,19 @@ def staged(
     files: Sequence[str | Path],
     columns: Sequence[Column],
     progress: Callable[[int, int], None],
+    shaped: str = "plain",
 ) -> Iterator[Staged]:
-    """Read every file into the temporary table `staged`, for the length of the block."""
+    """Read every file into the temporary table `staged`, for the length of the block.
+
+    Args:
+        shaped: the statement of `sql/statements/ingest.sql` that says what a row may be: see `SHAPES`.
+    """
     inputs = find_files(files)
     store.named("ingest", "staged_table")
     try:
         total, before = sum(file.size for file in inputs), 0
         for index, file in enumerate(inputs):
-            _stage(store, index, file, columns, partial(_progress, progress, before, total))
+            _stage(store, index, file, columns, partial(_progress, progress, before, total), shaped)
             before += file.size
             progress(before, total)
         if not store.named("ingest", "count_rows").fetchall()[0][0]:
@@ -143,17 +172,24 @@ def _progress(progress: Callable[[int, int], None], before: int, total: int, don
 
 
 def _stage(
-    store: Store, index: int, file: InputFile, columns: Sequence[Column], progress: Callable[[int], None]
+    store: Store,
+    index: int,
+    file: InputFile,
+    columns: Sequence[Column],
+    progress: Callable[[int], None],
+    shaped: str,
 ) -> None:
+    without: dict[str, None] = {column.name: None for column in columns}
     parameters = {
         "file": index,
         "names": [column.name for column in columns],
         "required": [column.required for column in columns],
         "blank": [column.blank for column in columns],
         "pointers": [pointer(column.name) for column in columns],
-        "without": json.dumps({column.name: None for column in columns}),
+        "without": json.dumps(without),
+        "without_shaped": json.dumps(without | dict.fromkeys(SHAPES.get(shaped, ()))),
     }
-    _read(store, file, "INSERT INTO staged ", "stage", parameters, progress)
+    _read(store, file, "INSERT INTO staged ", "stage", parameters, progress, shaped)
     if file.reader == "read_delimited":
         store.named("ingest", "stage_rejected", {"file": index})
         store.named("ingest", "drop_rejected")
@@ -166,9 +202,13 @@ def _read(
     name: str,
     parameters: dict[str, Any],
     progress: Callable[[int], None] = lambda done: None,
+    shaped: str | None = None,
 ) -> list[tuple[Any, ...]]:
-    """Run the named statement over `records`, the rows of a file."""
-    query = f"{into}WITH records AS ({statement('ingest', file.reader)}) {statement('ingest', name)}"
+    """Run the named statement over `records`, the rows of a file, and `shaped`, those rows as the job takes them."""
+    query = f"{into}WITH records AS ({statement('ingest', file.reader)})"
+    if shaped is not None:
+        query += f", shaped AS ({statement('ingest', shaped)})"
+    query += f" {statement('ingest', name)}"
     with translated_errors(store.path), opened(store, file, progress) as source:
         try:
             rows = store.connection.execute(query, parameters | source.parameters).fetchall()
@@ -242,7 +282,7 @@ def merge(
     progress: Callable[[int, int], None],
 ) -> Counts:
     """Merge files into `examples` or `queries`, whose statements in sql/statements/ingest.sql carry its name."""
-    with staged(store, files, columns, progress) as rows:
+    with staged(store, files, columns, progress, f"shaped_{table}") as rows:
         skipped = rows.skipped(skip_bad=skip_bad)
         rows.refuse_duplicates()
         actions = rows.decide(f"decide_{table}", what=what, replace=replace)
@@ -250,6 +290,7 @@ def merge(
         counts = Counts(
             **actions,
             skipped=skipped,
+            shapes=dict(store.named("ingest", "shapes").fetchall()),
             scorings_dropped=scorings if actions.get("replaced") else 0,
             scorings_older=scorings if actions.get("added") and not actions.get("replaced") else 0,
         )
@@ -263,4 +304,5 @@ def merge(
             if counts.updated + counts.replaced:
                 store.named("ingest", f"update_{table}")
             store.named("ingest", f"insert_{table}")
+            store.named("ingest", f"insert_{ONE_OF[table]}_originals")
     return counts

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from attrstore.ingest.model.rendering import Rendered, Rendering
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
+
+    # id, text, and of an example that is no text its shape and its original as JSON
+    ExampleRow = tuple[int, str] | tuple[int, str, str | None, str | None]
+    # id, prompt, target, and of a query that is a chat its original as JSON
+    QueryRow = tuple[int, str, str] | tuple[int, str, str, str | None]
 
 
 @dataclass
@@ -20,6 +28,9 @@ class Item:
     windows: list[list[int]] = field(default_factory=list)
     first_target: int = 1  # the first token whose loss counts, in each window
     status: str = "ok"
+    marks: list[list[bool]] | None = (
+        None  # of each window: which tokens' loss counts, where it is not all from the first
+    )
 
     @property
     def length(self) -> int:
@@ -29,16 +40,63 @@ class Item:
     @property
     def n_targets(self) -> int:
         """Tokens whose loss is summed."""
+        if self.marks is not None:
+            return sum(sum(marks[1:]) for marks in self.marks)
         return sum(len(window) - self.first_target for window in self.windows)
 
+    def targets(self, window: int) -> list[int]:
+        """The labels of one window: its tokens, -100 where no loss counts."""
+        tokens = self.windows[window]
+        if self.marks is None:
+            return [-100] * self.first_target + tokens[self.first_target :]
+        counted = [False, *self.marks[window][1:]]
+        return [token if counts else -100 for token, counts in zip(tokens, counted, strict=True)]
 
-def examples(rows: Iterable[tuple[int, str]], tokenizer: Any, context: int, long: str) -> list[Item]:
-    """Tokenise training examples (example_id, text); every token but the first is a target."""
+
+def examples(
+    rows: Iterable[ExampleRow], tokenizer: Any, context: int, long: str, loss: str = "auto"
+) -> list[Item]:
+    """Tokenise training examples, in the order of the rows.
+
+    Of a text every token but the first is a target; of what is no text, those that `Rendering` marks.
+
+    Args:
+        rows: (example_id, text), or with the shape and the original of an example that is no text.
+        loss: one of `rendering.LOSSES`.
+    """
     rows = list(rows)
-    if not rows:
-        return []
-    encoded = tokenizer([text for _, text in rows], verbose=False)["input_ids"]
-    return [_example(key, tokens, context, long) for (key, _), tokens in zip(rows, encoded, strict=True)]
+    rendering = Rendering(tokenizer, loss)
+    made: dict[int, Item] = {}
+    texts: list[tuple[int, str]] = []
+    for row in rows:
+        if len(row) == 4 and row[2] is not None and row[3] is not None:
+            made[row[0]] = _rendered(row[0], rendering.example(row[2], json.loads(row[3])), context, long)
+        elif loss in ("completion", "assistant"):
+            made[row[0]] = Item(row[0], status=f"skipped: a text has no {loss}")
+        else:
+            texts.append((row[0], row[1]))
+    if texts:
+        encoded = tokenizer([text for _, text in texts], verbose=False)["input_ids"]
+        for (key, _), tokens in zip(texts, encoded, strict=True):
+            made[key] = _example(key, tokens, context, long)
+    return [made[row[0]] for row in rows]
+
+
+def _rendered(key: int, rendered: Rendered | str, context: int, long: str) -> Item:
+    """Make an item of rendered tokens; what the context cuts off may be all that carries loss."""
+    if isinstance(rendered, str):
+        return Item(key, status=f"skipped: {rendered}")
+    item = _example(key, rendered.tokens, context, long)
+    starts = range(0, len(rendered.tokens), context)
+    marks = [
+        rendered.loss[start : start + len(window)]
+        for start, window in zip(starts, item.windows, strict=False)
+    ]
+    kept = [i for i, window in enumerate(marks) if any(window[1:])]
+    if item.windows and not kept:
+        return Item(key, status=f"skipped: what carries loss lies beyond {context} tokens")
+    item.windows, item.marks = [item.windows[i] for i in kept], [marks[i] for i in kept]
+    return item
 
 
 def _example(key: int, tokens: list[int], context: int, long: str) -> Item:
@@ -55,19 +113,24 @@ def _example(key: int, tokens: list[int], context: int, long: str) -> Item:
     return Item(key, windows, status=f"split: {len(windows)} windows of at most {context} tokens")
 
 
-def queries(rows: Iterable[tuple[int, str, str]], tokenizer: Any, context: int) -> list[Item]:
-    """Tokenise queries (query_id, prompt, target); only the target's tokens are targets.
+def queries(rows: Iterable[QueryRow], tokenizer: Any, context: int) -> list[Item]:
+    """Tokenise queries (query_id, prompt, target), or chats with their original; only the target's tokens are targets.
 
     Prompt and target are tokenised together, as training text is; where a token straddles the border they
     are tokenised apart. A query longer than the context keeps its end, since that is where the target is.
     """
     items = []
-    for key, prompt, target in rows:
-        before = tokenizer(prompt)["input_ids"]
-        tokens = tokenizer(prompt + target)["input_ids"]
-        if tokens[: len(before)] != before:
-            tokens = before + tokenizer(target, add_special_tokens=False)["input_ids"]
-        n_target = len(tokens) - len(before)
+    for row in rows:
+        key, prompt, target = row[:3]
+        if len(row) == 4 and row[3] is not None:
+            tokens, marks = Rendering(tokenizer).target(json.loads(row[3])["messages"])
+            n_target = sum(marks)
+        else:
+            before = tokenizer(prompt)["input_ids"]
+            tokens = tokenizer(prompt + target)["input_ids"]
+            if tokens[: len(before)] != before:
+                tokens = before + tokenizer(target, add_special_tokens=False)["input_ids"]
+            n_target = len(tokens) - len(before)
         if n_target <= 0:
             items.append(Item(key, status="skipped: the target has no tokens"))
         elif n_target >= context:
@@ -116,10 +179,10 @@ def batches(items: Sequence[Item], budget: int) -> Iterator[Batch]:
 
 def _collate(items: list[Item]) -> Batch:
     owners = [index for index, item in enumerate(items) for _ in item.windows]
-    windows = [(window, item.first_target) for item in items for window in item.windows]
+    windows = [(window, item.targets(i)) for item in items for i, window in enumerate(item.windows)]
     tokens = torch.zeros(len(windows), items[0].length, dtype=torch.long)
     targets = torch.full_like(tokens, -100)
-    for row, (window, first) in enumerate(windows):
+    for row, (window, labels) in enumerate(windows):
         tokens[row, : len(window)] = torch.tensor(window)
-        targets[row, first : len(window)] = tokens[row, first : len(window)]
+        targets[row, : len(window)] = torch.tensor(labels)
     return Batch(items, tokens, targets, torch.tensor(owners))

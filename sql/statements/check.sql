@@ -9,7 +9,9 @@ FROM (
 );
 
 -- name: changed_texts
-SELECT count(*), any_value(external_id) FROM examples WHERE md5_number(text) <> content_hash;
+SELECT count(*), any_value(external_id)
+FROM examples LEFT JOIN example_originals USING (example_id)
+WHERE md5_number(coalesce(original::VARCHAR, text)) <> content_hash;
 
 -- name: labels
 SELECT count(*), any_value('query ' || query_id || ', example ' || example_id)

@@ -1,7 +1,8 @@
 -- name: pending_queries
 -- The work list: the queries without a loss under a checkpoint.
-SELECT query_id, prompt, target
+SELECT query_id, prompt, target, original
 FROM queries ANTI JOIN (SELECT query_id FROM query_losses WHERE model_fingerprint = $model) USING (query_id)
+LEFT JOIN query_originals USING (query_id)
 ORDER BY query_id
 
 -- name: insert_losses

@@ -7,19 +7,28 @@ ORDER BY shard
 
 -- name: pending_examples
 -- One shard's work list: the examples without an encoding.
-SELECT example_id, text
+SELECT example_id, text, shape, original
 FROM examples ANTI JOIN (SELECT example_id FROM encodings WHERE encoder_id = $encoder) USING (example_id)
+LEFT JOIN example_originals USING (example_id)
 WHERE example_id // $size = $shard
 ORDER BY example_id
 
 -- name: pending_queries
-SELECT query_id, prompt, target
+SELECT query_id, prompt, target, original
 FROM queries ANTI JOIN (SELECT query_id FROM query_encodings WHERE encoder_id = $encoder) USING (query_id)
+LEFT JOIN query_originals USING (query_id)
 ORDER BY query_id
 
 -- name: sample
 -- A sample of the corpus that does not depend on the order of ingest.
-SELECT example_id, text FROM examples ORDER BY md5(external_id), external_id LIMIT $n
+SELECT example_id, text, shape, original
+FROM examples LEFT JOIN example_originals USING (example_id)
+ORDER BY md5(external_id), external_id LIMIT $n
+
+-- name: has_chats
+SELECT count(*) > 0
+FROM (SELECT shape FROM example_originals UNION ALL SELECT shape FROM query_originals)
+WHERE shape IN ('messages', 'chat completion')
 
 -- name: insert_encodings
 INSERT INTO encodings

@@ -41,11 +41,131 @@ FROM arrow_rows t
 -- name: staged_table
 -- Rows of all input files: `fields` holds the job's columns in its order.
 CREATE OR REPLACE TEMP TABLE staged (
-    file INTEGER, line BIGINT, problem VARCHAR, fields VARCHAR[], metadata JSON
+    file INTEGER, line BIGINT, problem VARCHAR, fields VARCHAR[], metadata JSON, shape VARCHAR, original JSON
 );
 CREATE OR REPLACE TEMP MACRO nothing(field, blank) AS
     CASE WHEN ascii(field) > 32 THEN false
-         ELSE field IS NULL OR field = '' OR (NOT blank AND trim(field, e' \t\r\n') = '') END
+         ELSE field IS NULL OR field = '' OR (NOT blank AND trim(field, e' \t\r\n') = '') END;
+CREATE OR REPLACE TEMP MACRO are_turns(turns) AS
+    coalesce(json_array_length(turns) > 0
+        AND len(list_filter(json_type(turns, '$[*].role'), lambda t: t = 'VARCHAR')) = json_array_length(turns)
+        AND len(list_filter(json_type(turns, '$[*].content'), lambda t: t = 'VARCHAR')) = json_array_length(turns), false);
+CREATE OR REPLACE TEMP MACRO goes_with(marks, tokens) AS
+    marks IS NULL OR json_type(marks) = 'NULL' OR json_array_length(marks) = json_array_length(tokens)
+
+-- name: plain
+-- Rows whose columns are what they are called.
+SELECT line, raw, record, NULL::VARCHAR AS shape, NULL::JSON AS original, NULL::VARCHAR AS wrong,
+       json_extract_string(record, $pointers::VARCHAR[]) AS fields, json_type(record, $pointers::VARCHAR[]) AS types
+FROM records
+
+-- name: shaped_examples
+-- Examples that may be something else than a text: what the conventions of trainers call it, kept as it was, and
+-- a text of it for people and for BM25. A row with a text is a text, unless it has tokens as well.
+SELECT line, raw, record, shape, original,
+    CASE
+        WHEN shape = 'messages' AND NOT are_turns(original -> '$.messages')
+            THEN 'messages: every turn needs a role and a content, both texts'
+        WHEN shape = 'chat completion'
+            AND NOT (are_turns(original -> '$.prompt') AND are_turns(original -> '$.completion'))
+            THEN 'prompt and completion: every turn needs a role and a content, both texts'
+        WHEN shape = 'tokens' AND len(list_filter(json_type(original, '$.input_ids[*]'), lambda t: t = 'UBIGINT'))
+            <> json_array_length(original -> '$.input_ids') THEN 'input_ids: not all are token ids'
+        WHEN shape = 'tokens' AND NOT (goes_with(original -> '$.labels', original -> '$.input_ids')
+            AND goes_with(original -> '$.loss_mask', original -> '$.input_ids'))
+            THEN 'labels and loss_mask need one entry for each of input_ids'
+        WHEN shape = 'tokens' AND fields[2] IS NULL
+            THEN 'input_ids without a text: people and BM25 need one. Decode them into a column text'
+    END AS wrong,
+    CASE
+        WHEN shape IS NULL OR fields[2] IS NOT NULL THEN fields
+        ELSE [fields[1], CASE shape
+            WHEN 'messages' THEN array_to_string(json_extract_string(original, '$.messages[*].content'), chr(10))
+            WHEN 'completion' THEN (original ->> '$.prompt') || (original ->> '$.completion')
+            WHEN 'chat completion' THEN array_to_string(list_concat(
+                json_extract_string(original, '$.prompt[*].content'),
+                json_extract_string(original, '$.completion[*].content')), chr(10))
+        END, fields[3]]
+    END AS fields,
+    types
+FROM (
+    SELECT line, raw, record, fields, types, shape,
+        CASE shape
+            WHEN 'messages' THEN json_object('messages', record -> '$.messages')
+            -- A patch with a null takes that key away: only what the row has is kept.
+            WHEN 'tokens' THEN json_merge_patch('{}', json_object('input_ids', record -> '$.input_ids',
+                'labels', record -> '$.labels', 'loss_mask', record -> '$.loss_mask'))
+            WHEN 'completion' THEN json_object('prompt', record -> '$.prompt', 'completion', record -> '$.completion')
+            WHEN 'chat completion'
+                THEN json_object('prompt', record -> '$.prompt', 'completion', record -> '$.completion')
+        END AS original
+    FROM (
+        SELECT *,
+            CASE
+                -- The search is for speed: most rows have a text and no tokens.
+                WHEN fields[2] IS NOT NULL AND NOT contains(record::VARCHAR, '"input_ids"') THEN NULL
+                WHEN json_type(record, '$.input_ids') = 'ARRAY' THEN 'tokens'
+                WHEN fields[2] IS NOT NULL THEN NULL
+                WHEN json_type(record, '$.messages') = 'ARRAY' THEN 'messages'
+                WHEN json_type(record, '$.prompt') = 'VARCHAR' AND json_type(record, '$.completion') = 'VARCHAR'
+                    THEN 'completion'
+                WHEN json_type(record, '$.prompt') = 'ARRAY' AND json_type(record, '$.completion') = 'ARRAY'
+                    THEN 'chat completion'
+            END AS shape
+        FROM (
+            SELECT line, raw, record, json_extract_string(record, $pointers::VARCHAR[]) AS fields,
+                   json_type(record, $pointers::VARCHAR[]) AS types
+            FROM records
+        )
+    )
+)
+
+-- name: shaped_queries
+-- Queries that may be something else than two texts: a chat, whose last turn is the target; a prompt and a
+-- completion, strings or messages.
+SELECT line, raw, record, shape,
+    CASE
+        WHEN shape = 'messages' AND NOT are_turns(record -> '$.messages')
+            OR shape = 'chat completion'
+            AND NOT (are_turns(record -> '$.prompt') AND are_turns(record -> '$.completion'))
+            THEN 'messages: every turn needs a role and a content, both texts'
+        WHEN shape = 'messages' AND (record ->> '$.messages[#-1].role') <> 'assistant'
+            OR shape = 'chat completion' AND (record ->> '$.completion[#-1].role') <> 'assistant'
+            THEN 'the last turn is not the assistant''s, so there is no target'
+        WHEN shape = 'messages' AND json_array_length(record -> '$.messages') < 2
+            THEN 'messages: a target needs a turn before it'
+    END AS wrong,
+    CASE shape
+        WHEN 'messages' THEN json_object('messages', record -> '$.messages')
+        WHEN 'chat completion'
+            THEN json_object('messages', list_concat(record -> '$.prompt[*]', record -> '$.completion[*]'))
+    END AS original,
+    CASE shape
+        WHEN 'messages' THEN [fields[1],
+            array_to_string(json_extract_string(record, '$.messages[*].content')[:-2], chr(10)),
+            record ->> '$.messages[#-1].content']
+        WHEN 'completion' THEN [fields[1], fields[2], record ->> '$.completion']
+        WHEN 'chat completion' THEN [fields[1],
+            array_to_string(list_concat(json_extract_string(record, '$.prompt[*].content'),
+                json_extract_string(record, '$.completion[*].content')[:-2]), chr(10)),
+            record ->> '$.completion[#-1].content']
+        ELSE fields
+    END AS fields,
+    CASE WHEN shape IS NULL THEN types END AS types
+FROM (
+    SELECT *,
+        CASE
+            WHEN fields[3] IS NOT NULL THEN NULL
+            WHEN json_type(record, '$.messages') = 'ARRAY' THEN 'messages'
+            WHEN types[2] = 'VARCHAR' AND json_type(record, '$.completion') = 'VARCHAR' THEN 'completion'
+            WHEN types[2] = 'ARRAY' AND json_type(record, '$.completion') = 'ARRAY' THEN 'chat completion'
+        END AS shape
+    FROM (
+        SELECT line, raw, record, json_extract_string(record, $pointers::VARCHAR[]) AS fields,
+               json_type(record, $pointers::VARCHAR[]) AS types
+        FROM records
+    )
+)
 
 -- name: stage
 -- $names are the job's three columns, $required which of them a row must have; a column in $blank may be
@@ -56,6 +176,7 @@ SELECT
     CASE
         WHEN record IS NULL THEN 'malformed JSON: ' || left(raw, 80)
         WHEN json_type(record) <> 'OBJECT' THEN 'not a JSON object: ' || left(record::VARCHAR, 80)
+        WHEN wrong IS NOT NULL THEN wrong
         WHEN ($required::BOOLEAN[])[1] AND nothing(fields[1], ($blank::BOOLEAN[])[1])
             THEN 'no ''' || ($names::VARCHAR[])[1] || ''''
         WHEN ($required::BOOLEAN[])[2] AND nothing(fields[2], ($blank::BOOLEAN[])[2])
@@ -67,16 +188,15 @@ SELECT
                 list_position(types, 'ARRAY'))] || ''' is neither a text nor a number'
     END AS problem,
     fields,
-    nullif(json_merge_patch(record, $without::JSON)::VARCHAR, '{}')::JSON AS metadata
-FROM (
-    SELECT line, raw, record, json_extract_string(record, $pointers::VARCHAR[]) AS fields,
-           json_type(record, $pointers::VARCHAR[]) AS types
-    FROM records
-)
+    nullif(json_merge_patch(record,
+        CASE WHEN shape IS NULL THEN $without::JSON ELSE $without_shaped::JSON END)::VARCHAR, '{}')::JSON AS metadata,
+    shape,
+    original
+FROM shaped
 
 -- name: stage_rejected
 INSERT INTO staged
-SELECT $file, line, 'malformed row: ' || lower(error_type) || ': ' || left(csv_line, 80), NULL, NULL
+SELECT $file, line, 'malformed row: ' || lower(error_type) || ': ' || left(csv_line, 80), NULL, NULL, NULL, NULL
 FROM rejected_lines
 
 -- name: drop_rejected
@@ -126,7 +246,7 @@ FROM (
     SELECT staged.rowid AS staged_row, file, line, fields[1] AS external_id, example_id AS known_id,
         CASE
             WHEN example_id IS NULL THEN 'added'
-            WHEN content_hash <> md5_number(fields[2]) THEN 'replaced'
+            WHEN content_hash <> md5_number(coalesce(original::VARCHAR, fields[2])) THEN 'replaced'
             WHEN source IS DISTINCT FROM fields[3] THEN 'updated'
             WHEN examples.metadata::VARCHAR IS DISTINCT FROM staged.metadata::VARCHAR THEN 'updated'
             ELSE 'unchanged'
@@ -145,7 +265,7 @@ FROM (
     SELECT staged.rowid AS staged_row, file, line, fields[1] AS external_id, query_id AS known_id,
         CASE
             WHEN query_id IS NULL THEN 'added'
-            WHEN content_hash <> md5_number(fields[2] || chr(31) || fields[3]) THEN 'replaced'
+            WHEN content_hash <> md5_number(coalesce(original::VARCHAR, fields[2] || chr(31) || fields[3])) THEN 'replaced'
             WHEN queries.metadata::VARCHAR IS DISTINCT FROM staged.metadata::VARCHAR THEN 'updated'
             ELSE 'unchanged'
         END AS action
@@ -162,26 +282,46 @@ FROM decided WHERE action = 'replaced' ORDER BY file, line LIMIT $limit
 
 -- name: insert_examples
 INSERT INTO examples
-SELECT id, fields[1], fields[2], fields[3], metadata, md5_number(fields[2])
+SELECT id, fields[1], fields[2], fields[3], metadata, md5_number(coalesce(original::VARCHAR, fields[2]))
 FROM decided JOIN staged ON staged.rowid = staged_row
 WHERE action = 'added' ORDER BY id
 
+-- name: insert_example_originals
+DELETE FROM example_originals WHERE example_id IN (SELECT id FROM decided WHERE action = 'replaced');
+INSERT INTO example_originals
+SELECT id, shape, original
+FROM decided JOIN staged ON staged.rowid = staged_row
+WHERE action IN ('added', 'replaced') AND original IS NOT NULL ORDER BY id
+
+-- name: insert_query_originals
+DELETE FROM query_originals WHERE query_id IN (SELECT id FROM decided WHERE action = 'replaced');
+INSERT INTO query_originals
+SELECT id, shape, original
+FROM decided JOIN staged ON staged.rowid = staged_row
+WHERE action IN ('added', 'replaced') AND original IS NOT NULL ORDER BY id
+
+-- name: shapes
+-- What the rows were recognised as.
+SELECT coalesce(shape, 'text') AS shape, count(*) FROM staged WHERE problem IS NULL GROUP BY ALL ORDER BY ALL
+
 -- name: update_examples
 UPDATE examples
-SET text = fields[2], source = fields[3], metadata = staged.metadata, content_hash = md5_number(fields[2])
+SET text = fields[2], source = fields[3], metadata = staged.metadata,
+    content_hash = md5_number(coalesce(original::VARCHAR, fields[2]))
 FROM decided JOIN staged ON staged.rowid = staged_row
 WHERE action IN ('updated', 'replaced') AND example_id = id
 
 -- name: insert_queries
 INSERT INTO queries
-SELECT id, fields[1], fields[2], fields[3], metadata, md5_number(fields[2] || chr(31) || fields[3])
+SELECT id, fields[1], fields[2], fields[3], metadata,
+       md5_number(coalesce(original::VARCHAR, fields[2] || chr(31) || fields[3]))
 FROM decided JOIN staged ON staged.rowid = staged_row
 WHERE action = 'added' ORDER BY id
 
 -- name: update_queries
 UPDATE queries
 SET prompt = fields[2], target = fields[3], metadata = staged.metadata,
-    content_hash = md5_number(fields[2] || chr(31) || fields[3])
+    content_hash = md5_number(coalesce(original::VARCHAR, fields[2] || chr(31) || fields[3]))
 FROM decided JOIN staged ON staged.rowid = staged_row
 WHERE action IN ('updated', 'replaced') AND query_id = id
 
@@ -288,4 +428,6 @@ DROP TABLE IF EXISTS staged;
 DROP TABLE IF EXISTS decided;
 DROP TABLE IF EXISTS rejected_lines;
 DROP TABLE IF EXISTS rejected_scans;
-DROP MACRO IF EXISTS nothing
+DROP MACRO IF EXISTS nothing;
+DROP MACRO IF EXISTS are_turns;
+DROP MACRO IF EXISTS goes_with

@@ -19,10 +19,14 @@ GROUP BY example_id
 ORDER BY example_id
 
 -- name: examples
-SELECT example_id, text FROM examples WHERE list_contains($ids, example_id)
+SELECT example_id, text, shape, original
+FROM examples LEFT JOIN example_originals USING (example_id)
+WHERE list_contains($ids, example_id)
 
 -- name: queries
-SELECT query_id, prompt, target FROM queries WHERE list_contains($ids, query_id)
+SELECT query_id, prompt, target, original
+FROM queries LEFT JOIN query_originals USING (query_id)
+WHERE list_contains($ids, query_id)
 
 -- name: insert
 INSERT INTO tail_patches
