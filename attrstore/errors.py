@@ -23,6 +23,10 @@ class StoreError(AttrstoreError):
     """The store cannot be opened or written."""
 
 
+class OutputError(AttrstoreError):
+    """What was to be printed cannot be written: stdout is closed or its disk full."""
+
+
 class Interrupted(AttrstoreError):
     """The user stopped a job; what was committed stays, and the same command goes on."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from contextlib import closing, contextmanager
 from itertools import chain
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import duckdb
 
 from attrstore.errors import AttrstoreError, InputError
+from attrstore.formats import write_cells, write_json
 from attrstore.statements import statement
 from attrstore.store import translated_errors
 
@@ -26,7 +26,6 @@ SUFFIXES = {".parquet": "parquet", ".csv": "csv", ".jsonl": "jsonl", ".json": "j
 RECORDS = ("trec-run", "trec-qrels", "pair")  # formats that fix the columns themselves
 BATCH = 10_000  # rows in memory at once
 QUERY_BATCH = 50  # queries of a PAIR file in memory at once; each carries its examples' texts
-_BARE = re.compile(r'[^",\r\n\s]([^",\r\n]*[^",\r\n\s])?').fullmatch  # what csv needs no quotes around
 _OURS = (duckdb.FatalException, duckdb.InternalException, duckdb.OutOfMemoryException)
 
 
@@ -98,40 +97,16 @@ def write_file(store: Store, relation: duckdb.DuckDBPyRelation, out: Path, file_
 
 
 def write_stream(store: Store, relation: duckdb.DuckDBPyRelation, stream: TextIO, file_format: str) -> int:
-    """Stream a relation as csv, json or jsonl text and return the number of rows."""
-    if file_format == "csv":
-        return _write_csv(store, relation, stream)
-    between, start, end = ("\n", "", "\n") if file_format == "jsonl" else (",\n", "[", "]\n")
-    nested = any(_holds_floats(str(kind)) for kind in relation.types)
-    n = 0
-    with closing(batches(store, _finite(relation), sql=statement("export", "json_lines"))) as found:
-        for batch in found:
-            for (record,) in batch:
-                stream.write(between if n else start)
-                stream.write(_without_nan(record) if nested else record)
-                n += 1
-    stream.write(end if n else start + end.lstrip("\n"))
-    return n
-
-
-def _write_csv(store: Store, relation: duckdb.DuckDBPyRelation, stream: TextIO) -> int:
-    n = 0
+    """Stream a relation as text in one of the formats for programs and return the number of rows."""
+    if file_format in ("json", "jsonl"):
+        nested = any(_holds_floats(str(kind)) for kind in relation.types)
+        with closing(batches(store, _finite(relation), sql=statement("export", "json_lines"))) as found:
+            records = (record for batch in found for (record,) in batch)
+            return write_json(stream, file_format, map(_without_nan, records) if nested else records)
     with closing(batches(store, relation, as_text=True)) as found:
         first = next(found, [])  # before the header: a query that fails prints nothing
-        stream.write(_csv_line(relation.columns))
-        for batch in chain([first], found):
-            stream.writelines(map(_csv_line, batch))
-            n += len(batch)
-    return n
-
-
-def _csv_line(values: Iterable[str | None]) -> str:
-    """A line in which NULL is nothing and the empty text is ""; Python's writer leaves a carriage return bare."""
-    return ",".join("" if value is None else _csv_field(value) for value in values) + "\n"
-
-
-def _csv_field(value: str) -> str:
-    return value if _BARE(value) else '"' + value.replace('"', '""') + '"'
+        rows = (row for batch in chain([first], found) for row in batch)
+        return write_cells(stream, file_format, relation.columns, rows)
 
 
 def batches(

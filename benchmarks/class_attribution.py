@@ -239,7 +239,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             rows = attribute(store, given.data, task.depth) + by_prompts(task, model)
             print_model(store, task, model)
     rows.sort(key=lambda row: (row[1], -row[2], row[0]))
-    print_report(("name", "metric", "mean", "low", "high"), rows, width=200)
+    print_report(("name", "metric", "mean", "low", "high"), rows)
     print(f"chance: accuracy and cover {1 / task.classes:.3f}; cover of the first {task.depth} proponents")
 
 

@@ -18,11 +18,11 @@ from pathlib import Path
 import click
 
 import attrstore
-from attrstore.cli.common import print_table
 from attrstore.evaluation.report import tabulate
 from attrstore.ingest.files.corpus import ingest_corpus
 from attrstore.ingest.files.queries import ingest_queries
 from attrstore.ingest.files.scores import import_scores
+from attrstore.terminal import print_table
 
 # file: what the paper calls it, accuracy, cover (to the digits that are known)
 MATRICES = {

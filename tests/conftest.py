@@ -9,6 +9,8 @@ import attrstore
 
 # Tiny models gain nothing from threads, and beside other work threads that wait for each other lose a lot.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Whatever the terminal in which the tests run; those of the layout say their own.
+os.environ["COLUMNS"] = "200"
 
 
 @pytest.fixture

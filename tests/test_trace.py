@@ -160,8 +160,8 @@ def test_the_command_prints_the_table_and_what_it_left_out(tmp_path: Path) -> No
     shown = CliRunner().invoke(main, ["trace", str(path), "--queries", "3"])
     assert shown.exit_code == 0, shown.output
     lines = shown.stdout.splitlines()
-    assert lines[1].split() == ["method", "encoder", "queries", "MRR", "hit@10", "tail-patch", "measured"]
-    (trackstar,) = [line for line in lines if line.startswith(" trackstar ")]
+    assert lines[0].split() == ["method", "encoder", "queries", "MRR", "hit@10", "tail-patch", "measured"]
+    (trackstar,) = [line for line in lines if line.startswith("trackstar ")]
     assert trackstar.count("[") == 3
     assert "Left out: dense: no embedding encodings yet." in shown.stderr
     assert "Left out: less:" in shown.stderr

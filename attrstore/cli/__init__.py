@@ -2,53 +2,81 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
 import attrstore
 from attrstore.cli.lazy import LazyGroup
-from attrstore.errors import IN_SHELL, AttrstoreError
+from attrstore.errors import IN_SHELL, AttrstoreError, OutputError
+from attrstore.terminal import say, writing
 
-# command: the module of attrstore.cli that defines it
-COMMANDS = {
-    "demo": "demo",
-    "init": "store",
-    "info": "store",
-    "check": "store",
-    "show": "show",
-    "ingest": "ingest",
-    "import": "imports",
-    "score": "score",
-    "use": "use",
-    "ask": "score",
-    "tail-patch": "tail_patch",
-    "trace": "trace",
-    "diagnose": "diagnose",
-    "compare-checkpoints": "compare_checkpoints",
-    "subsets": "subsets",
-    "retrain": "subsets",
-    "report": "read",
-    "sql": "read",
-    "export": "read",
-    "serve": "serve",
+# What a person does, in that order, with the commands for it: {command: the module of attrstore.cli that defines it}
+SECTIONS = {
+    "See it work": {"demo": "demo"},
+    "Make a store": {"init": "store", "ingest": "ingest", "import": "imports"},
+    "Rank": {"score": "score", "trace": "trace", "use": "use", "ask": "score"},
+    "Read": {
+        "report": "read",
+        "sql": "read",
+        "export": "read",
+        "show": "show",
+        "serve": "serve",
+        "info": "store",
+        "check": "store",
+    },
+    "Measure": {
+        "tail-patch": "tail_patch",
+        "diagnose": "diagnose",
+        "compare-checkpoints": "compare_checkpoints",
+        "subsets": "subsets",
+        "retrain": "subsets",
+    },
 }
+COMMANDS = {name: module for commands in SECTIONS.values() for name, module in commands.items()}
 
 
 class Main(LazyGroup):
     """The commands; an expected error becomes one line on stderr and its exit code."""
 
+    sections = SECTIONS
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the command line; what stdout does not take is an error too, also of `--help`."""
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None and hasattr(stream, "reconfigure"):
+                stream.reconfigure(errors="backslashreplace")  # a terminal without UTF-8
+        try:
+            return super().main(*args, **kwargs)
+        except OSError as error:
+            if error.filename is not None:
+                raise
+            _give_up(OutputError(f"the output cannot be written: {error.strerror or error}."))
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
         shell = IN_SHELL.set(True)
         try:
-            return super().invoke(ctx)
+            with writing(sys.stdout):
+                result = super().invoke(ctx)
+                sys.stdout.flush()
         except AttrstoreError as error:
-            click.echo(f"Error: {error}", err=True)
-            sys.exit(error.exit_code)
+            _give_up(error)
         finally:
             IN_SHELL.reset(shell)
+        return result
+
+
+def _give_up(error: AttrstoreError) -> NoReturn:
+    """Say what went wrong, and exit; what a broken stdout still holds is not written again at the end."""
+    stdout = sys.__stdout__
+    if isinstance(error, OutputError) and stdout is not None and sys.stdout is stdout:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stdout.fileno())
+    if sys.stderr is not None:
+        say(f"Error: {error}", err=True)
+    sys.exit(error.exit_code)
 
 
 @click.group(

@@ -8,7 +8,8 @@ from pathlib import Path
 import click
 
 import attrstore
-from attrstore.cli.common import counted, print_table, store_argument
+from attrstore.cli.common import counted, format_option, store_argument
+from attrstore.formats import show
 
 COLUMNS = (
     "from", "to", "distance", "relative", "cosine", "queries", "mean change", "mean |change|", "low", "high",
@@ -25,8 +26,9 @@ COLUMNS = (
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
 @click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True)
 @click.option("--batch-tokens", default=16384, show_default=True, help="Padded tokens in a batch.")
+@format_option()
 def compare_checkpoints_command(
-    store: Path, folders: tuple[Path, ...], device: str, dtype: str, batch_tokens: int
+    store: Path, folders: tuple[Path, ...], device: str, dtype: str, batch_tokens: int, output_format: str
 ) -> None:
     """Measure how far checkpoints lie apart, in parameters and in what they say of the queries' targets.
 
@@ -45,4 +47,5 @@ def compare_checkpoints_command(
             opened, folders, device=device, dtype=dtype, batch_tokens=batch_tokens, progress=progress
         )
     common = os.path.commonpath([path for row in rows for path in row[:2]])
-    print_table(COLUMNS, [(*(os.path.relpath(path, common) for path in row[:2]), *row[2:]) for row in rows])
+    named = [(*(os.path.relpath(path, common) for path in row[:2]), *row[2:]) for row in rows]
+    show(COLUMNS, named, output_format)

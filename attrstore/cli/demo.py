@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from attrstore.terminal import say
+
 
 @click.command("demo")
 @click.argument("folder", metavar="[DIR]", type=click.Path(path_type=Path), default=Path("demo"))
@@ -22,4 +24,4 @@ def demo_command(folder: Path, seed: int, force: bool) -> None:
     from attrstore.demo.run import run
     from attrstore.demo.show import show
 
-    show(run(folder, seed=seed, force=force, say=lambda line: click.echo(line, err=True)))
+    show(run(folder, seed=seed, force=force, say=lambda line: say(line, err=True)))

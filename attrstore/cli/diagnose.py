@@ -7,7 +7,8 @@ from pathlib import Path
 import click
 
 import attrstore
-from attrstore.cli.common import counted, print_table, store_argument
+from attrstore.cli.common import counted, format_option, store_argument
+from attrstore.formats import show
 
 COLUMNS = ("method", "iterations", "residual", "worst residual", "cosine with exact", "worst cosine")
 
@@ -22,7 +23,10 @@ COLUMNS = ("method", "iterations", "residual", "worst residual", "cosine with ex
     "--iterations", default="1,2,5,10,20,50", show_default=True, metavar="N,N", help="Of cg and lissa."
 )
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
-def diagnose_command(store: Path, encoder: str | None, damping: float, iterations: str, device: str) -> None:
+@format_option()
+def diagnose_command(
+    store: Path, encoder: str | None, damping: float, iterations: str, device: str, output_format: str
+) -> None:
     """Measure how far each way to invert the curvature is from the exact inverse.
 
     For the queries' gradients phi and each method's psi: the residual |H psi - phi| / |phi|, and the cosine of
@@ -44,4 +48,4 @@ def diagnose_command(store: Path, encoder: str | None, damping: float, iteration
         rows = diagnose(
             opened, encoder=encoder, damping=damping, iterations=steps, device=device, progress=progress
         )
-    print_table(COLUMNS, rows)
+    show(COLUMNS, rows, output_format)

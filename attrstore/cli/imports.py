@@ -10,6 +10,7 @@ import click
 import attrstore
 from attrstore.cli.common import counted, store_argument
 from attrstore.cli.lazy import LazyGroup
+from attrstore.terminal import say
 
 # subcommand: the module of attrstore.cli that defines it
 IMPORTS = {"scores": "imports", "losses": "imports"}
@@ -54,8 +55,8 @@ def losses_command(store: Path, files: tuple[str, ...], **options: Any) -> None:
 
     with attrstore.open(store, writable=True) as opened:
         counts = import_losses(opened, files, **options)
-    click.echo(f"{counts.added:,} losses added, {counts.replaced:,} replaced, {counts.unchanged:,} known.")
-    click.echo(f"Next: attrstore report {store} --lds, or --leave-out")
+    say(f"{counts.added:,} losses added, {counts.replaced:,} replaced, {counts.unchanged:,} known.")
+    say(f"Next: attrstore report {store} --lds, or --leave-out")
 
 
 @click.command("scores")
@@ -91,5 +92,5 @@ def scores_command(store: Path, matrix: Path, **options: Any) -> None:
 
     with attrstore.open(store, writable=True) as opened, counted("queries ranked") as progress:
         scoring = import_scores(opened, matrix, progress=progress, **options)
-    click.echo(f"{scoring.name}: {scoring.n_examples:,} examples ranked, {scoring.n_scores:,} pairs kept.")
-    click.echo(f"Next: attrstore report {store}")
+    say(f"{scoring.name}: {scoring.n_examples:,} examples ranked, {scoring.n_scores:,} pairs kept.")
+    say(f"Next: attrstore report {store}")

@@ -11,6 +11,7 @@ import click
 
 import attrstore
 from attrstore.cli.common import progress_bar, store_argument
+from attrstore.terminal import say
 
 if TYPE_CHECKING:
     from attrstore.ingest.files.staging import Counts
@@ -129,7 +130,7 @@ def bytes_read() -> Iterator[Callable[[int, int], None]]:
 
 def report(counts: Counts, noun: str, following: str) -> None:
     """Print one sentence of counts and the next command."""
-    click.echo(f"{sentence(counts, noun)} Next: {following}")
+    say(f"{sentence(counts, noun)} Next: {following}")
 
 
 def sentence(counts: Counts, noun: str) -> str:

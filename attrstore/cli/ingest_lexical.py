@@ -11,6 +11,7 @@ import attrstore
 from attrstore.cli.common import counted, store_argument
 from attrstore.cli.options import fields_of
 from attrstore.lexical.index import Index
+from attrstore.terminal import say
 
 
 @click.command("lexical")
@@ -30,8 +31,8 @@ def lexical_command(store: Path, **options: Any) -> None:
 
     with attrstore.open(store, writable=True) as opened, counted("examples") as progress:
         counts = ingest_lexical(opened, progress=progress, **options)
-    click.echo(
+    say(
         f"{counts.indexed:,} examples indexed, {counts.unchanged:,} unchanged; "
         f"{counts.terms:,} terms, {counts.postings:,} postings"
     )
-    click.echo(f"Next: attrstore score {store} bm25")
+    say(f"Next: attrstore score {store} bm25")

@@ -11,6 +11,7 @@ import attrstore
 from attrstore.cli.common import counted, store_argument
 from attrstore.cli.options import PATH, encoder_name_option, fields_of, model_option
 from attrstore.ingest.encode.recipes import GradientRecipe, RepresentationRecipe
+from attrstore.terminal import say
 
 if TYPE_CHECKING:
     from attrstore.ingest.encode.job import Encoded
@@ -60,12 +61,12 @@ def representations_command(store: Path, **options: Any) -> None:
 
 def report_counts(counts: Encoded, next_command: str) -> None:
     """Print what an encoding job did, and what comes next."""
-    click.echo(f"{counts.encoder}: {counts.examples:,} examples and {counts.queries:,} queries encoded.")
+    say(f"{counts.encoder}: {counts.examples:,} examples and {counts.queries:,} queries encoded.")
     for noun, table, outcomes in (
         ("examples", "encodings", counts.outcomes),
         ("queries", "query_encodings", counts.query_outcomes),
     ):
         for outcome, n in sorted(outcomes.items()):
             if outcome != "ok":
-                click.echo(f"  {outcome}: {n:,} {noun}, see {table}.status")
-    click.echo(f"Next: {next_command}")
+                say(f"  {outcome}: {n:,} {noun}, see {table}.status")
+    say(f"Next: {next_command}")

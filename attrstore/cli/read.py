@@ -9,19 +9,20 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import attrstore
-from attrstore.cli.common import format_option, print_table, store_argument
+from attrstore.cli.common import format_option, full_option, store_argument
+from attrstore.formats import write
+from attrstore.terminal import print_table, say
 
 if TYPE_CHECKING:
     import duckdb
 
-    from attrstore.evaluation.report import Report
 
 TABLE_ROWS = 1_000  # a terminal is no place for more
 
 
 @click.command("report")
 @store_argument
-@format_option("table", "json", "csv")
+@format_option()
 @click.option("--by", metavar="COLUMN", help="One row per value of this key of the queries' metadata.")
 @click.option(
     "--class-column", metavar="COLUMN", help="Add accuracy and cover of this class (a metadata key)."
@@ -51,31 +52,18 @@ def report_command(store: Path, output_format: str, **asked: Any) -> None:
     with attrstore.open(store) as opened:
         table = tabulate(opened, **asked)
     for note in table.notes:
-        click.echo(note, err=True)
+        say(note, err=True)
     if output_format == "table":
         print_report(table.columns, table.rows)
     else:
-        print_records(table, output_format)
-
-
-def print_records(table: Report, output_format: str) -> None:
-    """Print a report for a program: as a list of JSON objects, or as csv."""
-    if output_format == "json":
-        import json
-
-        click.echo(json.dumps(table.records(), indent=2, ensure_ascii=False))
-    else:
-        import csv
-
-        writer = csv.writer(sys.stdout, lineterminator="\n")
-        writer.writerow(table.columns)
-        writer.writerows(table.rows)
+        write(sys.stdout, output_format, table.columns, table.rows)
 
 
 @click.command("sql")
 @store_argument
 @click.argument("query")
-@format_option("table", "csv", "json", "parquet")
+@format_option("parquet")
+@full_option
 @click.option(
     "--output", type=click.Path(dir_okay=False, path_type=Path), help="Write to this file instead of stdout."
 )
@@ -84,7 +72,13 @@ def print_records(table: Report, output_format: str) -> None:
     "--unlocked", is_flag=True, help="Let the SQL read and write files of this machine and change settings."
 )
 def sql_command(
-    store: Path, query: str, output_format: str, output: Path | None, timeout: float | None, unlocked: bool
+    store: Path,
+    query: str,
+    output_format: str,
+    output: Path | None,
+    timeout: float | None,
+    unlocked: bool,
+    full: bool,
 ) -> None:
     """Run one query on a store, read-only. QUERY may be - for stdin.
 
@@ -109,7 +103,7 @@ def sql_command(
         if output is not None:
             _to_file(opened, relation, output, output_format)
         elif output_format == "table":
-            _print(opened, relation)
+            _print(opened, relation, full=full)
         elif output_format == "parquet":
             _parquet_to_stdout(opened, relation)
         else:
@@ -138,19 +132,16 @@ def export_command(store: Path, what: str, out: Path, output_format: str | None)
 
     with attrstore.open(store) as opened:
         rows = export(opened, what, out, file_format=output_format)
-    click.echo(f"{out}: {rows:,} rows")
+    say(f"{out}: {rows:,} rows")
 
 
-def _print(store: attrstore.Store, relation: duckdb.DuckDBPyRelation) -> None:
+def _print(store: attrstore.Store, relation: duckdb.DuckDBPyRelation, *, full: bool) -> None:
     from attrstore.export import batches
 
     rows = [row for batch in batches(store, relation.limit(TABLE_ROWS + 1)) for row in batch]
-    shown = [
-        tuple(f"{len(v):,} bytes" if isinstance(v, bytes) else v for v in row) for row in rows[:TABLE_ROWS]
-    ]
-    print_table(relation.columns, shown)
+    print_table(relation.columns, rows[:TABLE_ROWS], full=full)
     if len(rows) > TABLE_ROWS:
-        click.echo(f"First {TABLE_ROWS:,} rows. All of them: --format csv", err=True)
+        say(f"First {TABLE_ROWS:,} rows. All of them: --format csv", err=True)
 
 
 def _to_file(
@@ -161,7 +152,7 @@ def _to_file(
     chosen = SUFFIXES.get(out.suffix.lower(), "csv") if output_format == "table" else output_format
     with replacing(out, beside=store) as temporary:
         rows = write_file(store, relation, temporary, chosen)
-    click.echo(f"{out}: {rows:,} rows", err=True)
+    say(f"{out}: {rows:,} rows", err=True)
 
 
 def _parquet_to_stdout(store: attrstore.Store, relation: duckdb.DuckDBPyRelation) -> None:

@@ -1,36 +1,26 @@
-"""Print a report so that many scorings can be compared at a glance, in whatever width there is."""
+"""Print a report so that many scorings can be compared at a glance."""
 
 from __future__ import annotations
 
-import shutil
-import sys
 from typing import TYPE_CHECKING, Any
 
-from attrstore.cli.common import cell, print_table
+from attrstore.terminal import cell, print_table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     Rows = list[tuple[Any, ...]]
 
-KEYS = ("subset_set", "name", "method", "family", "value")  # what a row is about; repeated in each block
 HEADINGS = {"tail_patch_logprob": "tail-patch", "tail_patch_prob": "tail-patch p"}
-GAP = 3  # columns of white space between two columns
 
 
-def print_report(columns: Sequence[str], rows: Sequence[Sequence[Any]], width: int | None = None) -> None:
-    """Print the rows, in several tables one below the other where they are wider than `width`.
-
-    Left out is what says nothing: columns without a value, and the method where scorings are called after theirs.
-    """
-    if width is None:
-        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 200
+def print_report(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Print the rows without what says nothing: columns without a value, the method where it is the name's."""
     names, table = list(columns), [tuple(row) for row in rows]
     if "metric" in names:
         names, table = widened(names, table)
     kept = [i for i, name in enumerate(names) if not _says_nothing(names, table, name, i)]
-    for block in blocks([names[i] for i in kept], [tuple(row[i] for i in kept) for row in table], width):
-        print_table([heading(name) for name in block[0]], block[1])
+    print_table([heading(names[i]) for i in kept], [[row[i] for i in kept] for row in table])
 
 
 def heading(column: str) -> str:
@@ -49,26 +39,6 @@ def widened(columns: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> tuple[li
         found.setdefault(tuple(key), {})[metric] = f"{cell(mean)} [{cell(low)}, {cell(high)}]"
     keys = list(columns[: columns.index("metric")])
     return [*keys, *metrics], [(*key, *map(cells.get, metrics)) for key, cells in found.items()]
-
-
-def blocks(columns: list[str], rows: Rows, width: int) -> Iterator[tuple[list[str], Rows]]:
-    """Yield tables of at most `width` characters: the keys, and as many of the other columns as fit."""
-    sizes = [
-        max([len(heading(name)), *(len(cell(row[i])) for row in rows)]) + GAP
-        for i, name in enumerate(columns)
-    ]
-    keys = [i for i, name in enumerate(columns) if name in KEYS]
-    current: list[int] = []
-    for i in (i for i in range(len(columns)) if i not in keys):
-        if current and sum(sizes[j] for j in (*keys, *current, i)) > width:
-            yield _part(columns, rows, keys + current)
-            current = []
-        current.append(i)
-    yield _part(columns, rows, keys + current)
-
-
-def _part(columns: list[str], rows: Rows, which: list[int]) -> tuple[list[str], Rows]:
-    return [columns[i] for i in which], [tuple(row[i] for i in which) for row in rows]
 
 
 def _says_nothing(columns: Sequence[str], rows: Rows, name: str, index: int) -> bool:

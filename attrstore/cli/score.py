@@ -8,8 +8,9 @@ from typing import Any
 import click
 
 import attrstore
-from attrstore.cli.common import counted, print_table, store_argument
+from attrstore.cli.common import counted, store_argument
 from attrstore.cli.score_options import ScoreCommand, listed_methods
+from attrstore.terminal import print_table, say
 
 
 @click.command(
@@ -48,8 +49,8 @@ def score_command(
     given = {option: value for option, value in options.items() if value is not None}
     with attrstore.open(store, writable=True) as opened, counted("examples scanned") as progress:
         scoring = score(opened, method, name=name, top_k=top_k, where=where, progress=progress, **given)
-    click.echo(f"{scoring.name}: {scoring.n_examples:,} examples ranked, {scoring.n_scores:,} pairs kept.")
-    click.echo(f"Next: attrstore report {store}")
+    say(f"{scoring.name}: {scoring.n_examples:,} examples ranked, {scoring.n_scores:,} pairs kept.")
+    say(f"Next: attrstore report {store}")
 
 
 @click.command("ask")
@@ -74,13 +75,13 @@ def ask_command(
 
     with attrstore.open(store) as opened:
         answer = ask(opened, prompt, target, top=top, method=method, model=model, where=where)
-    click.echo(f"P({target!r} | {prompt!r}) = {answer.probability:.3g}")
+    say(f"P({target!r} | {prompt!r}) = {answer.probability:.3g}")
     for title, rows in (
         (f"Influence ({method}): what made the model say it", answer.influence),
         ("Retrieval (bm25): what states it", answer.retrieval),
     ):
-        click.echo(f"\n{title}")
+        say(f"\n{title}")
         if rows:
             print_table(("rank", "example", "score", "text"), rows)
         else:
-            click.echo("  nothing")
+            say("  nothing")

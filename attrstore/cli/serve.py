@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from attrstore.cli.common import store_argument
+from attrstore.terminal import say
 
 
 @click.command("serve")
@@ -28,7 +29,7 @@ def serve_command(store: Path, port: int, open_browser: bool) -> None:
     from attrstore.web.serve import serve
 
     def opened(address: str) -> None:
-        click.echo(f"{store}: {address}\nCtrl-C stops it.")
+        say(f"{store}: {address}\nCtrl-C stops it.")
         if open_browser:
             webbrowser.open(address)
 

@@ -9,6 +9,7 @@ import click
 import attrstore
 from attrstore.cli.common import store_argument
 from attrstore.ingest.model.rendering import LOSSES
+from attrstore.terminal import say
 
 
 @click.command("show")
@@ -38,12 +39,12 @@ def show_command(store: Path, example: str, model: Path | None, loss: str) -> No
     with attrstore.open(store) as opened:
         seen = show(opened, example, model=model, loss=loss)
     total = sum(map(len, seen.windows))
-    click.echo(
+    say(
         f"{seen.kind} {example} ({seen.shape}): {seen.counted} of {total} tokens carry loss. Status: {seen.status}"
     )
     for window in seen.windows:
-        click.echo()
-        click.echo(" ".join(f"[{_visible(text)}]" if counts else _visible(text) for text, counts in window))
+        say()
+        say(" ".join(f"[{_visible(text)}]" if counts else _visible(text) for text, counts in window))
 
 
 def _visible(token: str) -> str:

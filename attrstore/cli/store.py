@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import click
 
 import attrstore
-from attrstore.cli.common import format_option, print_table, store_argument
+from attrstore.cli.common import format_option, store_argument
+from attrstore.formats import write
+from attrstore.terminal import print_pairs, print_table, say, say_wrapped
 
 
 @click.command("init")
@@ -21,12 +24,12 @@ def init_command(store: Path) -> None:
     Example: attrstore init facts.duckdb
     """
     attrstore.open(store, create=True).close()
-    click.echo(f"{store}: ready. Next: attrstore ingest corpus {store} corpus.jsonl")
+    say(f"{store}: ready. Next: attrstore ingest corpus {store} corpus.jsonl")
 
 
 @click.command("info")
 @store_argument
-@format_option("table", "json")
+@format_option()
 def info_command(store: Path, output_format: str) -> None:
     """Show what a store holds, how it was made and how big it is.
 
@@ -40,11 +43,14 @@ def info_command(store: Path, output_format: str) -> None:
     if output_format == "json":
         import json
 
-        click.echo(json.dumps(described, indent=2, ensure_ascii=False))
+        say(json.dumps(described, indent=2, ensure_ascii=False))
+        return
+    if output_format != "table":
+        write(sys.stdout, output_format, ("section", "item", "property", "value"), facts(described))
         return
     file = described["file"]
     per_example = f", {file['bytes_per_example']:,.0f} an example" if file["bytes_per_example"] else ""
-    click.echo(f"{file['path']}: {file['bytes']:,} bytes{per_example}; schema {file['schema_version']}")
+    say(f"{file['path']}: {file['bytes']:,} bytes{per_example}; schema {file['schema_version']}")
     _print_pairs("Rows", {name: n for name, n in described["rows"].items() if n})
     _print_pairs("Bytes an example", described["bytes_per_example"])
     for name in ("sources", "models", "encoders", "lexical", "scorings", "runs"):
@@ -53,7 +59,8 @@ def info_command(store: Path, output_format: str) -> None:
 
 @click.command("check")
 @store_argument
-def check_command(store: Path) -> None:
+@format_option()
+def check_command(store: Path, output_format: str) -> None:
     """Check that a store's tables agree with each other; exit code 1 if they do not.
 
     \b
@@ -61,23 +68,41 @@ def check_command(store: Path) -> None:
     """
     from attrstore.check import check
 
-    wrong = 0
+    rows = []
     with attrstore.open(store) as opened:
         for finding in check(opened):
-            if finding.ok:
-                click.echo(f"ok     {finding.check.rule}")
+            rows.append((finding.ok, finding.check.rule, finding.wrong, finding.sample, finding.check.fix))
+            if output_format != "table":
                 continue
-            wrong += 1
-            click.echo(f"WRONG  {finding.check.rule}: {finding.wrong:,}, for one {finding.sample}")
-            click.echo(f"       {finding.check.fix}")
+            if finding.ok:
+                say_wrapped(f"ok     {finding.check.rule}", indent=7)
+                continue
+            say_wrapped(f"WRONG  {finding.check.rule}: {finding.wrong:,}, for one {finding.sample}", indent=7)
+            say_wrapped(f"       {finding.check.fix}", indent=7)
+    if output_format != "table":
+        write(sys.stdout, output_format, ("ok", "rule", "wrong", "sample", "fix"), rows)
+    wrong = sum(not row[0] for row in rows)
     if wrong:
-        click.echo(f"Error: {store}: {wrong} of the checks failed.", err=True)
+        say(f"Error: {store}: {wrong} of the checks failed.", err=True)
         sys.exit(1)
+
+
+def facts(described: dict[str, Any]) -> Iterator[tuple[str, Any, str, Any]]:
+    """Yield what `info` says as rows: section, item, property, value."""
+    for section in ("file", "rows", "bytes_per_example"):
+        for name, value in described[section].items():
+            yield section, None, name, value
+    for section in ("sources", "models", "encoders", "lexical", "scorings", "runs"):
+        for number, record in enumerate(described[section], 1):
+            item = record.get("name", record.get("run_id", number))
+            for name, value in record.items():
+                yield section, item, name, value
 
 
 def _print_pairs(title: str, values: dict[str, Any]) -> None:
     if values:
-        print_table(("", title.lower()), values.items())
+        say()
+        print_pairs(title, values)
 
 
 def _print_records(title: str, records: list[dict[str, Any]]) -> None:
@@ -85,4 +110,5 @@ def _print_records(title: str, records: list[dict[str, Any]]) -> None:
     if not records:
         return
     columns = [c for c in records[0] if c != "spec" and any(r[c] is not None for r in records)]
+    say()
     print_table(columns, [[r[c] for c in columns] for r in records], title=title)

@@ -8,7 +8,9 @@ from typing import Any
 import click
 
 import attrstore
-from attrstore.cli.common import counted, print_table, store_argument
+from attrstore.cli.common import counted, format_option, store_argument
+from attrstore.formats import show
+from attrstore.terminal import say
 
 
 @click.command("subsets")
@@ -51,12 +53,10 @@ def subsets_command(store: Path, **options: Any) -> None:
         raise attrstore.InputError("--scoring and --queries go with --leave-out K.")
     with attrstore.open(store, writable=True) as opened:
         made = make_leave_out(opened, **given) if leave_out else make_subsets(opened, **given)
-    click.echo(
+    say(
         f"{made.name}: {made.subsets:,} subsets of {made.n_examples:,} examples, each without {made.left_out:,}."
     )
-    click.echo(
-        f"Next: train on each of them, then attrstore import losses {store} FILE --subsets {made.name}"
-    )
+    say(f"Next: train on each of them, then attrstore import losses {store} FILE --subsets {made.name}")
 
 
 @click.command("retrain")
@@ -68,7 +68,8 @@ def subsets_command(store: Path, **options: Any) -> None:
 @click.option(
     "--steps", type=int, help="What the whole corpus would take; a subset takes its share.  [default: the demo's]"
 )  # fmt: skip
-def retrain_command(folder: Path, subsets: str, seeds: int, steps: int | None) -> None:
+@format_option()
+def retrain_command(folder: Path, subsets: str, seeds: int, steps: int | None, output_format: str) -> None:
     """Train the demo's model again on each subset, and print how well the scorings foretold its targets.
 
     DIR is that of `attrstore demo`. Each model sees its subset as often as the demo's model saw the corpus. A
@@ -84,11 +85,11 @@ def retrain_command(folder: Path, subsets: str, seeds: int, steps: int | None) -
 
     with counted("models trained") as progress:
         done = retrain(folder, subsets=subsets, seeds=seeds, steps=steps, progress=progress)
-    click.echo(f"{subsets}: {done.models:,} models trained.", err=True)
+    say(f"{subsets}: {done.models:,} models trained.", err=True)
     with attrstore.open(done.store) as store:
         for table in (tabulate(store, lds=True), tabulate(store, leave_out=True)):
             rows = [row[1:] for row in table.rows if row[0] == subsets]
             if rows:
-                print_table(table.columns[1:], rows)
+                show(table.columns[1:], rows, output_format)
                 for note in table.notes:
-                    click.echo(note, err=True)
+                    say(note, err=True)

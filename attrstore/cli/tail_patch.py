@@ -9,6 +9,7 @@ import click
 
 import attrstore
 from attrstore.cli.common import counted, store_argument
+from attrstore.terminal import say
 
 
 @click.command("tail-patch")
@@ -51,10 +52,10 @@ def tail_patch_command(store: Path, **options: Any) -> None:
 
     with attrstore.open(store, writable=True) as opened, counted("proponents measured") as progress:
         measured = tail_patch(opened, progress=progress, **options)
-    click.echo(
+    say(
         f"{measured.optimizer}, learning rate {measured.learning_rate:g}: {measured.pairs:,} pairs measured, "
         f"{measured.examples:,} steps."
     )
     for reason, pairs in sorted(measured.skipped.items()):
-        click.echo(f"  skipped: {reason}: {pairs:,} pairs")
-    click.echo(f"Next: attrstore report {store} --intervals")
+        say(f"  skipped: {reason}: {pairs:,} pairs")
+    say(f"Next: attrstore report {store} --intervals")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 import attrstore
-from attrstore.cli.common import format_option, print_table, progress_bar, store_argument
+from attrstore.cli.common import format_option, progress_bar, store_argument
+from attrstore.formats import write
+from attrstore.terminal import print_table, say_wrapped
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -39,7 +42,7 @@ if TYPE_CHECKING:
 @click.option("--no-tail-patch", "tail_patch", flag_value=False, default=True, help="Only score.")
 @click.option("--replace", is_flag=True, help="Score again what is scored.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda.")
-@format_option("table", "json", "csv")
+@format_option()
 def trace_command(store: Path, output_format: str, **options: Any) -> None:
     """Run every method, measure what its proponents move, and print both in one table.
 
@@ -53,7 +56,6 @@ def trace_command(store: Path, output_format: str, **options: Any) -> None:
     Example: attrstore trace facts.duckdb --queries 300
              attrstore trace facts.duckdb --method trackstar --method bm25 --format json
     """
-    from attrstore.cli.read import print_records
     from attrstore.workflows.trace import trace
 
     tasks: dict[str, TaskID] = {}
@@ -68,9 +70,17 @@ def trace_command(store: Path, output_format: str, **options: Any) -> None:
     if output_format == "table":
         print_trace(traced.table)
     else:
-        print_records(traced.table, output_format)
-    for name, need in traced.left_out.items():
-        click.echo(f"Left out: {name}: {need}", err=True)
+        write(sys.stdout, output_format, traced.table.columns, traced.table.rows)
+    for names, need in by_reason(traced.left_out):
+        say_wrapped(f"Left out: {', '.join(names)}: {need}", indent=2, err=True)
+
+
+def by_reason(left_out: Mapping[str, str]) -> list[tuple[list[str], str]]:
+    """Return what was left out with its reason, each reason once."""
+    reasons: dict[str, list[str]] = {}
+    for name, need in left_out.items():
+        reasons.setdefault(need, []).append(name)
+    return [(names, need) for need, names in reasons.items()]
 
 
 def print_trace(table: Report) -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 import click
 
 import attrstore
-from attrstore.cli.common import print_table, store_argument
+from attrstore.cli.common import store_argument
+from attrstore.terminal import print_table
 
 COLUMNS = ("family", "name", "reason", "model", "encoder", "partial", "stale", "reasons")
 

@@ -10,12 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import click
-
 import attrstore
-from attrstore.cli.common import print_table
 from attrstore.demo.run import INFLUENCE, METHODS, RETRIEVAL, Demo
 from attrstore.errors import AttrstoreError
+from attrstore.terminal import print_table, say
 
 if TYPE_CHECKING:
     from attrstore.store import Store
@@ -54,8 +52,8 @@ def show(demo: Demo) -> None:
         )
         case = disagreement(store)
     _print_case(case)
-    click.echo(f"\nDone in {demo.seconds:.0f} s. Everything is in {demo.store}. Try next:\n")
-    click.echo("\n".join(f"  {command}" for command in next_commands(demo.store, case)))
+    say(f"\nDone in {demo.seconds:.0f} s. Everything is in {demo.store}. Try next:\n")
+    say("\n".join(f"  {command}" for command in next_commands(demo.store, case)))
 
 
 def method_table(store: Store) -> tuple[list[str], list[tuple[object, ...]]]:
@@ -97,7 +95,7 @@ def next_commands(store: Path, case: Disagreement) -> list[str]:
 
 
 def _print_case(case: Disagreement) -> None:
-    click.echo("One prompt on which the two disagree:\n")
+    say("One prompt on which the two disagree:\n")
     rows: list[list[object]] = []
     for index in range(max(len(case.influence), len(case.retrieval))):
         rows.append([index + 1])
@@ -108,7 +106,7 @@ def _print_case(case: Disagreement) -> None:
         rows,
         title=f"{case.query}: {case.prompt} →{case.target}    ({STATES} = states the fact)",
     )
-    click.echo(textwrap.fill(_reading(case), 98))
+    say(textwrap.fill(_reading(case), 98))
 
 
 def _cells(proponent: Proponent) -> list[str]:
