@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from attrstore.errors import InputError
+from attrstore.runs import writes
 
 if TYPE_CHECKING:
     from attrstore.store import Store
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
 FAMILIES = ("influence", "retrieval")
 
 
+@writes
 def use(store: Store, *, influence: str | None = None, retrieval: str | None = None) -> None:
     """Keep in the store which scoring `comparison` shows of each family; what is None stays as it is.
 
@@ -27,6 +29,7 @@ def use(store: Store, *, influence: str | None = None, retrieval: str | None = N
         store.set_meta({f"use {family}": name for family, name in wanted.items()})
 
 
+@writes
 def reset(store: Store) -> None:
     """Forget what `use` set: the first complete scoring in the recommended order is shown again."""
     with store.transaction():

@@ -7,15 +7,19 @@ import os
 import platform
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import wraps
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 import attrstore
 from attrstore.errors import AttrstoreError, Interrupted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from attrstore.store import Store
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 @dataclass
@@ -25,6 +29,17 @@ class Run:
     run_id: int
     rows: int = 0
     message: str | None = None
+
+
+def writes(job: Callable[Concatenate[Store, P], R]) -> Callable[Concatenate[Store, P], R]:
+    """Make a job refuse a store that is open for reading only before it begins: no model is loaded in vain."""
+
+    @wraps(job)
+    def checked(store: Store, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        store.require_writable()
+        return job(store, *args, **kwargs)
+
+    return checked
 
 
 @contextmanager

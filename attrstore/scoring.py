@@ -13,10 +13,11 @@ import duckdb
 import attrstore
 from attrstore.errors import InputError
 from attrstore.methods import Ranking, Request, find
-from attrstore.runs import recorded
+from attrstore.progress import Progress, silent
+from attrstore.runs import recorded, writes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from attrstore.store import Store
 
@@ -32,15 +33,17 @@ class Scoring:
     spec: dict[str, Any]
 
 
+@writes
 def score(
     store: Store,
+    /,
     method: str,
     *,
     name: str | None = None,
     top_k: int = 100,
     where: str | None = None,
     replace: bool = True,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = silent,
     **options: Any,
 ) -> Scoring:
     """Rank every selected example for every query and keep the result under `name`.

@@ -13,6 +13,7 @@ import duckdb
 from attrstore.errors import AttrstoreError, InputError, StoreError
 from attrstore.locked import close_doors
 from attrstore.statements import scripts, statement
+from attrstore.verbs import Verbs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -43,7 +44,7 @@ def open(  # noqa: A001
     return Store(path, writable=writable, create=create, files=files)
 
 
-class Store:
+class Store(Verbs):
     """One open attrstore file. Use as a context manager."""
 
     def __init__(
@@ -110,11 +111,15 @@ class Store:
         with translated_errors(self.path):
             self.connection.execute(query, parameters)
 
+    def require_writable(self) -> None:
+        """Refuse to go on where the store is open for reading only."""
+        if not self.writable:
+            raise StoreError(f"{self.path}: opened read-only. Open it with writable=True to write.")
+
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """Commit everything inside, or nothing."""
-        if not self.writable:
-            raise StoreError(f"{self.path}: opened read-only. Open it with writable=True to write.")
+        self.require_writable()
         with translated_errors(self.path):
             self.connection.execute("BEGIN")
             try:

@@ -16,7 +16,7 @@ import pyarrow
 from attrstore.errors import AttrstoreError, InputError, Interrupted, MismatchError, flag
 from attrstore.lexical.index import Index, IndexFields, read_index, stem_table
 from attrstore.progress import Progress, silent
-from attrstore.runs import recorded
+from attrstore.runs import recorded, writes
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -36,6 +36,7 @@ class Indexed:
     postings: int
 
 
+@writes
 def ingest_lexical(
     store: Store,
     *,

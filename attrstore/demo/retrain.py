@@ -10,11 +10,10 @@ import attrstore
 from attrstore.demo.run import MODEL, STORE
 from attrstore.errors import InputError, Interrupted, MismatchError
 from attrstore.evaluation import subsets as chosen
+from attrstore.progress import Progress, silent
 from attrstore.runs import recorded
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from attrstore.demo.train import Training
     from attrstore.runs import Run
     from attrstore.store import Store
@@ -36,7 +35,7 @@ def retrain(
     seeds: int = 1,
     steps: int | None = None,
     recipe: Training | None = None,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = silent,
 ) -> Retrained:
     """Write `subset_losses` for the subsets of the demo in `folder` that have none yet.
 
@@ -115,7 +114,7 @@ class Job:
                 f"way, or make another set: attrstore subsets {self.store.path} --name NAME"
             )
 
-    def __call__(self, seeds: int, run: Run, progress: Callable[[int, int], None]) -> None:
+    def __call__(self, seeds: int, run: Run, progress: Progress) -> None:
         """Train and measure what has no losses yet."""
         from attrstore.ingest.stopping import ctrl_c
 

@@ -10,10 +10,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from attrstore.errors import InputError
-from attrstore.runs import recorded
+from attrstore.progress import Progress, silent
+from attrstore.runs import recorded, writes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from torch import Tensor
 
@@ -36,6 +37,7 @@ class Residual(NamedTuple):
     cosine: float
 
 
+@writes
 def diagnose(
     store: Store,
     *,
@@ -43,7 +45,7 @@ def diagnose(
     damping: float = 0.1,
     iterations: Sequence[int] = ITERATIONS,
     device: str = "auto",
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = silent,
 ) -> list[tuple[Any, ...]]:
     """Write the table `residuals` for an encoder and a damping, and return its rows of `residual_report`.
 
@@ -83,7 +85,7 @@ def diagnose(
 
 
 def _measure(
-    system: System, phi: Tensor, iterations: Sequence[int], progress: Callable[[int, int], None]
+    system: System, phi: Tensor, iterations: Sequence[int], progress: Progress
 ) -> Iterator[Residual]:
     from attrstore.vectors import solvers
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from attrstore import html
 from attrstore.errors import InputError
 
 if TYPE_CHECKING:
@@ -32,6 +33,9 @@ class Report:
     def records(self) -> list[dict[str, Any]]:
         """Return one dictionary a row, keys in the order of the columns."""
         return [dict(zip(self.columns, row, strict=True)) for row in self.rows]
+
+    def _repr_html_(self) -> str:
+        return html.table(self.columns, self.rows) + html.lines(self.notes)
 
 
 def report(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from attrstore.errors import InputError, MismatchError
-from attrstore.runs import recorded
+from attrstore.runs import recorded, writes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -29,6 +29,7 @@ class Made:
     n_examples: int
 
 
+@writes
 def make_subsets(
     store: Store,
     *,
@@ -66,6 +67,7 @@ def make_subsets(
     return Made(name, count, left_out, n)
 
 
+@writes
 def make_leave_out(
     store: Store,
     *,

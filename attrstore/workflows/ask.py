@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from attrstore import scoring
+from attrstore import html, scoring
 from attrstore.errors import InputError, flag
 from attrstore.lexical.index import read_index, search
 from attrstore.methods import Request
@@ -29,6 +29,14 @@ class Answer:
     probability: float  # of the target after the prompt
     influence: list[Row]
     retrieval: list[Row]
+
+    def _repr_html_(self) -> str:
+        columns = ("rank", "example", "score", "text")
+        return (
+            f"<p>Probability of the target: {self.probability:.3g}</p>"
+            + html.table(columns, self.influence, "Influence: what made the model say it")
+            + html.table(columns, self.retrieval, "Retrieval: what states it")
+        )
 
 
 def ask(

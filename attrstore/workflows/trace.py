@@ -11,10 +11,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from attrstore import html
 from attrstore.errors import InputError
 from attrstore.evaluation.report import Report
 from attrstore.lexical.index import current_index
 from attrstore.methods import every_method, find, less
+from attrstore.runs import writes
 from attrstore.scoring import score
 from attrstore.vectors import encoders
 
@@ -22,12 +24,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from attrstore.methods import Method
+    from attrstore.progress import Progress
     from attrstore.store import Store
     from attrstore.vectors.encoders import Encoder
 
-    Progress = Callable[
-        [str, int, int], None
-    ]  # what is being done, how much of it is done, how much there is
+    Stages = Callable[[str, int, int], None]  # what is being done, how much of it is done, how much there is
 
 TOP = 10  # proponents of a query that are measured
 
@@ -38,6 +39,9 @@ class Trace:
 
     table: Report  # one row a method; each metric beside the low and high end of its 95% interval
     left_out: dict[str, str]  # what could not be done, a method or tail-patch: what it needs
+
+    def _repr_html_(self) -> str:
+        return self.table._repr_html_() + html.table(("left out", "needs"), self.left_out.items())
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,7 @@ class Subject:
     mirrored: int  # queries that the method mirrored is run for
 
 
+@writes
 def trace(
     store: Store,
     *,
@@ -62,7 +67,7 @@ def trace(
     tail_patch: bool = True,
     replace: bool = False,
     device: str = "auto",
-    progress: Progress = lambda what, done, total: None,
+    progress: Stages = lambda what, done, total: None,
 ) -> Trace:
     """Score by each method whose encodings are there, measure the proponents, and return the table.
 
@@ -130,9 +135,7 @@ def _subject(
     return Subject(fingerprint, folder, None if state is None else Path(state), device, mirrored)
 
 
-def _score(
-    store: Store, method: Method, subject: Subject, replace: bool, progress: Callable[[int, int], None]
-) -> None:
+def _score(store: Store, method: Method, subject: Subject, replace: bool, progress: Progress) -> None:
     """Score under the method's name, unless that is done."""
     known = store.value("SELECT method FROM scorings WHERE name = $name", {"name": method.name})
     if known == method.name and not replace:
@@ -210,7 +213,7 @@ def _checkpoints(store: Store, subject: Subject) -> list[Encoder]:
 
 
 def _tail_patch(
-    store: Store, subject: Subject, queries: int, scorings: list[str], progress: Callable[[int, int], None]
+    store: Store, subject: Subject, queries: int, scorings: list[str], progress: Progress
 ) -> None:
     from attrstore.ingest.measure.tail_patch import tail_patch
 

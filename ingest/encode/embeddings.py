@@ -17,7 +17,7 @@ from attrstore.ingest.model.pooling import pool
 from attrstore.ingest.model.sequences import Item
 from attrstore.options import options_of
 from attrstore.progress import silent
-from attrstore.runs import recorded
+from attrstore.runs import recorded, writes
 from attrstore.vectors import encoders
 from attrstore.vectors.encoders import Encoder, make_blocks
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from attrstore.store import Store
 
 
+@writes
 def ingest_embeddings(
     store: Store,
     recipe: EmbeddingRecipe | None = None,

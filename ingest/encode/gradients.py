@@ -18,7 +18,7 @@ from attrstore.ingest.encode.recipes import WHITENING, GradientFields, GradientR
 from attrstore.ingest.model import causal, linear, optimizer, sequences
 from attrstore.ingest.model.rendering import chat_template
 from attrstore.progress import silent
-from attrstore.runs import recorded
+from attrstore.runs import recorded, writes
 from attrstore.vectors import encoders
 from attrstore.vectors.encoders import Encoder
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from attrstore.store import Store
 
 
+@writes
 def ingest_gradients(
     store: Store,
     recipe: GradientRecipe | None = None,

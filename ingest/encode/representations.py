@@ -15,7 +15,7 @@ from attrstore.ingest.model import causal
 from attrstore.ingest.model.pooling import pool
 from attrstore.ingest.model.rendering import chat_template
 from attrstore.progress import silent
-from attrstore.runs import recorded
+from attrstore.runs import recorded, writes
 from attrstore.vectors import encoders
 from attrstore.vectors.encoders import Encoder, make_blocks
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from attrstore.store import Store
 
 
+@writes
 def ingest_representations(
     store: Store,
     recipe: RepresentationRecipe | None = None,

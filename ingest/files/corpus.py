@@ -2,32 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from attrstore.ingest.files.staging import Column, Counts, merge
+from attrstore.progress import Progress, silent
+from attrstore.runs import writes
 
 if TYPE_CHECKING:
+    from attrstore.ingest.files.given import Given
     from attrstore.store import Store
 
 
+@writes
 def ingest_corpus(
     store: Store,
-    files: Sequence[str | Path],
+    files: Given,
     *,
     id: str = "id",  # noqa: A002
     text: str = "text",
     source: str = "source",
     skip_bad: bool = False,
     replace: bool = False,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = silent,
 ) -> Counts:
     """Add the examples of `files` to the store; all of them or, on an error, none.
 
     Args:
         store: an open, writable store.
-        files: names, globs or folders of jsonl, csv, tsv, parquet or Arrow files.
+        files: a name, glob or folder of jsonl, csv, tsv, parquet or Arrow files, or several; or rows: an
+            iterable of dictionaries, or a table of polars, pandas or Arrow.
         id: the column with the example's own id.
         text: the column with the text that the model was trained on.
         source: the column that says where it comes from; a file may be without a column `source`.

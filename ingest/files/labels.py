@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from attrstore.errors import InputError
@@ -17,27 +15,32 @@ from attrstore.ingest.files.staging import (
     staged,
     written,
 )
+from attrstore.progress import Progress, silent
+from attrstore.runs import writes
 
 if TYPE_CHECKING:
+    from attrstore.ingest.files.given import Given
     from attrstore.store import Store
 
 
+@writes
 def ingest_labels(
     store: Store,
-    files: Sequence[str | Path],
+    files: Given,
     *,
     query: str = "query_id",
     example: str = "example_id",
     label: str = "label",
     skip_bad: bool = False,
     replace: bool = False,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = silent,
 ) -> Counts:
     """Add the labelled pairs of `files` to the store; all of them or, on an error, none.
 
     Args:
         store: an open, writable store that has the queries and examples.
-        files: names, globs or folders of jsonl, csv, tsv, parquet or Arrow files.
+        files: a name, glob or folder of jsonl, csv, tsv, parquet or Arrow files, or several; or rows: an
+            iterable of dictionaries, or a table of polars, pandas or Arrow.
         query: the column with the query's own id.
         example: the column with the example's own id.
         label: the column with a number, above 0 for an example that a good method ranks first; without a

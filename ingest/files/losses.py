@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from attrstore.errors import InputError
@@ -18,14 +16,18 @@ from attrstore.ingest.files.staging import (
     staged,
     written,
 )
+from attrstore.progress import Progress, silent
+from attrstore.runs import writes
 
 if TYPE_CHECKING:
+    from attrstore.ingest.files.given import Given
     from attrstore.store import Store
 
 
+@writes
 def import_losses(
     store: Store,
-    files: Sequence[str | Path],
+    files: Given,
     *,
     subsets: str,
     seed: int = 0,
@@ -33,13 +35,14 @@ def import_losses(
     query: str = "query_id",
     loss: str = "loss",
     replace: bool = False,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = silent,
 ) -> Counts:
     """Add the losses of `files` to `subset_losses`; all of them or, on an error, none.
 
     Args:
         store: an open, writable store that has the subsets and queries.
-        files: names, globs or folders of jsonl, csv, tsv, parquet or Arrow files.
+        files: a name, glob or folder of jsonl, csv, tsv, parquet or Arrow files, or several; or rows: an
+            iterable of dictionaries, or a table of polars, pandas or Arrow.
         subsets: name of the set.
         seed: of the retraining; the losses of several seeds are averaged.
         subset: the column with the subset's number.

@@ -2,32 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from attrstore.ingest.files.staging import Column, Counts, merge
+from attrstore.progress import Progress, silent
+from attrstore.runs import writes
 
 if TYPE_CHECKING:
+    from attrstore.ingest.files.given import Given
     from attrstore.store import Store
 
 
+@writes
 def ingest_queries(
     store: Store,
-    files: Sequence[str | Path],
+    files: Given,
     *,
     id: str = "id",  # noqa: A002
     prompt: str = "prompt",
     target: str = "target",
     skip_bad: bool = False,
     replace: bool = False,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = silent,
 ) -> Counts:
     """Add the queries of `files` to the store; all of them or, on an error, none.
 
     Args:
         store: an open, writable store.
-        files: names, globs or folders of jsonl, csv, tsv, parquet or Arrow files.
+        files: a name, glob or folder of jsonl, csv, tsv, parquet or Arrow files, or several; or rows: an
+            iterable of dictionaries, or a table of polars, pandas or Arrow.
         id: the column with the query's own id.
         prompt: the column with the prompt.
         target: the column with the target, kept to the character: a leading space matters to a tokenizer.

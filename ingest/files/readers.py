@@ -6,6 +6,7 @@ import csv
 import glob
 import gzip
 import io
+import json
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import IO, TYPE_CHECKING, Any
 from attrstore.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     import pyarrow
 
@@ -46,6 +47,7 @@ class InputFile:
     compression: str  # none, gzip
     size: int  # bytes on disk
     unit: str  # what a place in the file is called: line, row
+    rows: Any = None  # dictionaries or an Arrow table, where there is no file: they are in memory
 
     def place(self, line: int) -> str:
         """Name a place in the file as a person would look for it."""
@@ -167,7 +169,7 @@ def _line_reader(
 
     def batches() -> Iterator[pyarrow.RecordBatch]:
         try:
-            for first_line, lines in _chunks(file, progress):
+            for first_line, lines in _chunks(file, progress) if file.rows is None else row_lines(file.rows):
                 yield pa.record_batch([pa.array([first_line]), pa.array([lines], pa.large_string())], schema)
         except BaseException as error:  # Ctrl-C too: DuckDB would report it as an error of its own
             source.failure = error
@@ -196,6 +198,13 @@ def _chunks(file: InputFile, progress: Callable[[int], None]) -> Iterator[tuple[
         yield line, _decoded(b"".join(pending))
 
 
+def row_lines(rows: Sequence[Mapping[str, Any]], at_once: int = 10_000) -> Iterator[tuple[int, str]]:
+    """Yield (number of the first row, rows as lines of JSON)."""
+    for start in range(0, len(rows), at_once):
+        part = rows[start : start + at_once]
+        yield start + 1, "\n".join(json.dumps(dict(row), ensure_ascii=False, default=str) for row in part)
+
+
 def _decoded(chunk: bytes) -> str:
     try:
         return chunk.decode()
@@ -216,6 +225,8 @@ def _decoded_line(line: bytes) -> str:
 def _arrow_reader(file: InputFile) -> pyarrow.RecordBatchReader:
     import pyarrow as pa
 
+    if file.rows is not None:
+        return file.rows.to_reader()
     with read_errors(file):
         mapped = pa.memory_map(str(file.path))
         try:

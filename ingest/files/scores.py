@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,8 @@ import numpy as np
 from attrstore.errors import InputError
 from attrstore.ingest.files.matrices import Expected, Matrix, is_counting, open_matrix
 from attrstore.methods import Ranking
-from attrstore.runs import recorded
+from attrstore.progress import Progress, silent
+from attrstore.runs import recorded, writes
 from attrstore.scoring import Scoring, write_scoring
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ EVERY_PAIR = 2**20  # a matrix with so many cells, or fewer, is kept whole
 CELLS_AT_A_TIME = 2**22
 
 
+@writes
 def import_scores(
     store: Store,
     matrix: str | Path,
@@ -35,7 +37,7 @@ def import_scores(
     header: bool | None = None,
     index_column: bool | None = None,
     replace: bool = True,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = silent,
 ) -> Scoring:
     """Rank the examples by the numbers in `matrix` and keep the result under `name`, as an influence scoring.
 
@@ -141,7 +143,7 @@ def ranked(
     *,
     top_k: int,
     sign: int,
-    progress: Callable[[int, int], None],
+    progress: Progress,
 ) -> pyarrow.Table:
     """Rank the matrix in blocks of rows, as `attrstore.methods.base.Ranking` wants its pairs."""
     import pyarrow as pa

@@ -7,13 +7,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 import duckdb
 
 from attrstore.errors import InputError
-from attrstore.ingest.files.readers import InputFile, find_files, opened, pointer
+from attrstore.ingest.files.given import Given, described, find_inputs
+from attrstore.ingest.files.readers import InputFile, opened, pointer
 from attrstore.runs import recorded
 from attrstore.statements import statement
 from attrstore.store import translated_errors
@@ -21,6 +21,7 @@ from attrstore.store import translated_errors
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    from attrstore.progress import Progress
     from attrstore.store import Store
 
 SHOWN = 5  # how many bad rows a message names
@@ -142,9 +143,9 @@ class Staged:
 @contextmanager
 def staged(
     store: Store,
-    files: Sequence[str | Path],
+    files: Given,
     columns: Sequence[Column],
-    progress: Callable[[int, int], None],
+    progress: Progress,
     shaped: str = "plain",
 ) -> Iterator[Staged]:
     """Read every file into the temporary table `staged`, for the length of the block.
@@ -152,7 +153,7 @@ def staged(
     Args:
         shaped: the statement of `sql/statements/ingest.sql` that says what a row may be: see `SHAPES`.
     """
-    inputs = find_files(files)
+    inputs = find_inputs(files)
     store.named("ingest", "staged_table")
     try:
         total, before = sum(file.size for file in inputs), 0
@@ -167,7 +168,7 @@ def staged(
         store.named("ingest", "unstage")
 
 
-def _progress(progress: Callable[[int, int], None], before: int, total: int, done: int) -> None:
+def _progress(progress: Progress, before: int, total: int, done: int) -> None:
     progress(before + done, total)
 
 
@@ -265,21 +266,21 @@ def written(store: Store, job: str, counts: Counts, **parameters: Any) -> Iterat
         run.rows = counts.added + counts.updated + counts.replaced
 
 
-def job_parameters(files: Sequence[str | Path], columns: Sequence[Column], **flags: bool) -> dict[str, Any]:
+def job_parameters(files: Given, columns: Sequence[Column], **flags: bool) -> dict[str, Any]:
     """Return what a run records about its call."""
-    return {"files": [str(file) for file in files], **{c.option: c.name for c in columns}, **flags}
+    return {"files": described(files), **{c.option: c.name for c in columns}, **flags}
 
 
 def merge(
     store: Store,
-    files: Sequence[str | Path],
+    files: Given,
     columns: Sequence[Column],
     table: str,
     *,
     what: str,
     skip_bad: bool,
     replace: bool,
-    progress: Callable[[int, int], None],
+    progress: Progress,
 ) -> Counts:
     """Merge files into `examples` or `queries`, whose statements in sql/statements/ingest.sql carry its name."""
     with staged(store, files, columns, progress, f"shaped_{table}") as rows:

@@ -13,7 +13,8 @@ from attrstore.ingest.model import causal, sequences, weights
 from attrstore.ingest.model.backward import Backward
 from attrstore.ingest.model.logprobs import target_logprobs
 from attrstore.ingest.stopping import ctrl_c
-from attrstore.runs import recorded
+from attrstore.progress import Progress, silent
+from attrstore.runs import recorded, writes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from attrstore.store import Store
 
 
+@writes
 def compare_checkpoints(
     store: Store,
     folders: Sequence[str | Path],
@@ -33,7 +35,7 @@ def compare_checkpoints(
     device: str = "auto",
     dtype: str = "float32",
     batch_tokens: int = 16384,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = silent,
 ) -> list[tuple[Any, ...]]:
     """Write `query_losses` of each checkpoint and `parameter_changes` of each two; return `behaviour_change`.
 

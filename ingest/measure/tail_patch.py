@@ -14,10 +14,11 @@ from attrstore.errors import InputError, Interrupted, MismatchError
 from attrstore.ingest.measure.one_step import LEARNING_RATES, OneStep
 from attrstore.ingest.model import causal, optimizer, sequences
 from attrstore.ingest.stopping import ctrl_c
-from attrstore.runs import recorded
+from attrstore.progress import Progress, silent
+from attrstore.runs import recorded, writes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from attrstore.ingest.model.causal import LoadedModel
     from attrstore.ingest.model.sequences import Item
@@ -60,6 +61,7 @@ class Setting:
         return {"model": self.model, "optimizer": self.optimizer, "learning_rate": self.learning_rate}
 
 
+@writes
 def tail_patch(
     store: Store,
     *,
@@ -72,7 +74,7 @@ def tail_patch(
     model: str | Path | None = None,
     device: str = "auto",
     batch_tokens: int = 4096,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = silent,
 ) -> Measured:
     """Write `tail_patches` for the strongest proponents of each query that have no row yet.
 
@@ -129,7 +131,7 @@ class Job:
     step: OneStep
     batch_tokens: int
     run: Run
-    progress: Callable[[int, int], None]
+    progress: Progress
     rows: list[tuple[float, ...]] = field(default_factory=list)  # measured and not yet committed
     committed_at: float = field(default_factory=time.monotonic)
 
