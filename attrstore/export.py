@@ -13,6 +13,7 @@ import duckdb
 
 from attrstore.errors import AttrstoreError, InputError
 from attrstore.formats import write_cells, write_json
+from attrstore.originals import example_lines
 from attrstore.statements import statement
 from attrstore.store import translated_errors
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from attrstore.store import Parameters, Store
 
 SUFFIXES = {".parquet": "parquet", ".csv": "csv", ".jsonl": "jsonl", ".json": "json", ".arrow": "arrow"}
-RECORDS = ("trec-run", "trec-qrels", "pair")  # formats that fix the columns themselves
+RECORDS = ("trec-run", "trec-qrels", "pair", "examples")  # formats that fix the columns themselves
 BATCH = 10_000  # rows in memory at once
 QUERY_BATCH = 50  # queries of a PAIR file in memory at once; each carries its examples' texts
 _OURS = (duckdb.FatalException, duckdb.InternalException, duckdb.OutOfMemoryException)
@@ -39,7 +40,8 @@ def export(store: Store, what: str, out: Path, *, file_format: str | None = None
         what: the name of a table, view or scoring, or SQL. `labels` for `trec-qrels`; a scoring for
             `trec-run` and `pair`.
         out: the file; its ending chooses the format unless `file_format` does.
-        file_format: parquet, csv, jsonl, json, arrow, trec-run, trec-qrels or pair.
+        file_format: parquet, csv, jsonl, json, arrow, trec-run, trec-qrels, pair, or examples: those whose ids are
+            in the column `example`, as JSON lines in the shape in which they came in.
 
     Raises:
         InputError: an unknown name, format or folder, or SQL that fails.
@@ -254,6 +256,8 @@ def _write_lines(out: Path, lines: Iterable[str]) -> int:
 
 
 def _record_lines(store: Store, what: str, file_format: str) -> Iterator[str]:
+    if file_format == "examples":
+        return example_lines(store, relation_of(store, what))
     if file_format == "trec-qrels":
         if what != "labels":
             raise InputError(

@@ -22,11 +22,13 @@ SECTIONS = {
         "report": "read",
         "sql": "read",
         "export": "read",
+        "select": "select",
         "show": "show",
         "serve": "serve",
         "info": "store",
         "check": "store",
     },
+    "Change": {"delete": "removal", "rename": "removal"},
     "Measure": {
         "tail-patch": "tail_patch",
         "diagnose": "diagnose",

@@ -116,7 +116,7 @@ def sql_command(
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option(
     "--format", "output_format",
-    type=click.Choice(["parquet", "csv", "jsonl", "json", "arrow", "trec-run", "trec-qrels", "pair"]),
+    type=click.Choice(["parquet", "csv", "jsonl", "json", "arrow", "trec-run", "trec-qrels", "pair", "examples"]),
     help="By default the ending of OUT decides.",
 )  # fmt: skip
 def export_command(store: Path, what: str, out: Path, output_format: str | None) -> None:
@@ -127,6 +127,7 @@ def export_command(store: Path, what: str, out: Path, output_format: str | None)
               attrstore export facts.duckdb trackstar run.txt --format trec-run
               attrstore export facts.duckdb labels qrels.txt --format trec-qrels
               attrstore export facts.duckdb trackstar viewer.jsonl --format pair
+              attrstore export facts.duckdb "SELECT example FROM influence WHERE rank = 1" kept.jsonl --format examples
     """
     from attrstore.export import export
 

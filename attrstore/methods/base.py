@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     import pyarrow
+    from torch import Tensor
 
     from attrstore.store import Store
 
@@ -28,6 +29,8 @@ class Request:
     options: Options = field(default_factory=Options)
     progress: Progress = silent
     opponents: bool = True  # rank the weak end too
+    # Sees every example once: ids [n] and scores [queries, n]. Methods that scan encodings call it.
+    observe: Callable[[Tensor, Tensor], None] | None = None
 
     def options_as(self, kind: type[O]) -> O:
         """Return the options as the class that the method declares; its defaults, where there are none."""

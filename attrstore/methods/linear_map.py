@@ -141,6 +141,8 @@ def rank_scored(
         done = 0
         for ids, scores in scored("encoded"):
             yield ids, scores
+            if request.observe is not None:
+                request.observe(ids, scores)
             done += len(ids)
             request.progress(done, n_selected)
 

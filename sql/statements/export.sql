@@ -85,3 +85,14 @@ JOIN examples USING (example_id)
 LEFT JOIN pair_labels USING (query_id, example_id)
 GROUP BY queries.query_id, queries.external_id, queries.prompt, queries.target, queries.metadata, scorings.name
 ORDER BY queries.query_id;
+
+-- name: unknown_examples
+SELECT example FROM chosen ANTI JOIN examples ON external_id = example LIMIT 1;
+
+-- name: originals
+-- Some of the chosen examples, as they came in.
+SELECT example_id, external_id, text, source, metadata, shape, original
+FROM examples SEMI JOIN chosen ON external_id = example
+LEFT JOIN example_originals USING (example_id)
+WHERE example_id > $after
+ORDER BY example_id LIMIT $limit;
