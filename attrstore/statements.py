@@ -29,21 +29,22 @@ def scripts() -> tuple[Script, ...]:
 
 
 @cache
-def statement(file: str, name: str) -> str:
-    """Return the statement under `-- name: NAME` in `sql/statements/FILE.sql`.
-
-    Raises `KeyError` naming the file when there is no such statement, and `ValueError` when a name stands twice.
-    """
+def statements(file: str) -> dict[str, str]:
+    """Return every statement of `sql/statements/FILE.sql` by its name; `ValueError` when a name stands twice."""
     parts = _NAME.split(
         files("attrstore.sql").joinpath("statements", f"{file}.sql").read_text(encoding="utf-8")
     )
-    statements = dict(zip(parts[1::2], parts[2::2], strict=True))
-    if len(statements) < len(parts[1::2]):
+    found = {name: text.strip() for name, text in zip(parts[1::2], parts[2::2], strict=True)}
+    if len(found) < len(parts[1::2]):
         raise ValueError(
             f"sql/statements/{file}.sql has two statements of one name among {', '.join(parts[1::2])}"
         )
-    if name not in statements:
-        raise KeyError(
-            f"sql/statements/{file}.sql has no statement named {name}; it has {', '.join(statements)}"
-        )
-    return statements[name].strip()
+    return found
+
+
+def statement(file: str, name: str) -> str:
+    """Return the statement under `-- name: NAME` in `sql/statements/FILE.sql`; `KeyError` when there is none."""
+    found = statements(file)
+    if name not in found:
+        raise KeyError(f"sql/statements/{file}.sql has no statement named {name}; it has {', '.join(found)}")
+    return found[name]

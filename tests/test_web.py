@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 import subprocess
 import sys
@@ -11,10 +12,12 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import urlencode
 
+import pyarrow.parquet
 import pytest
 from starlette.testclient import TestClient
 
 import attrstore
+from attrstore.statements import statements
 from attrstore.web import marks
 from attrstore.web.address import Address
 from attrstore.web.app import application
@@ -243,6 +246,81 @@ def test_an_example_shows_the_queries_that_it_drives(browser: TestClient, world:
         for name in ("cosine", "bm25")
     }
     assert set(names(page)) >= {f"q{q}" for q in expected["cosine"] + expected["bm25"]}
+
+
+# The overview
+
+
+def test_the_overview_shows_means_overlaps_and_ranks_of_ranks(
+    browser: TestClient, world: scored.World
+) -> None:
+    page = read(browser, "/overview", a="cosine", b="bm25", by="relation")
+    for name in world.rankings:
+        places = [place(world, name, q) for q in world.labelled]
+        assert f"{sum(1 / p if p else 0 for p in places) / len(places):.3f}" in page.text
+    shared = [
+        len(set(world.rankings["cosine"][q][:10]) & set(world.rankings["bm25"][q][:10])) for q in range(14)
+    ]
+    assert (
+        f"On average {sum(shared) / 14:.1f} of ten; {shared.count(0)} of 14 queries share none." in page.text
+    )
+    pictures = [a.get("aria-label") or "" for a in page.having("svg")]
+    (bars,) = [says for says in pictures if says.startswith("Queries by how many")]
+    assert all(f"{n} shared {shared.count(n)}" in bars for n in range(11))
+    kept = stored(world, "cosine"), stored(world, "bm25")
+    both = kept[0] & kept[1]
+    labelled = sum(e in world.labelled.get(q, ()) for q, e in both)
+    assert f"{len(both):,} examples that both rank as proponents, {labelled:,} of them labelled" in page.text
+
+
+def stored(world: scored.World, name: str) -> set[tuple[int, int]]:
+    """Pairs that are stored as proponents: the first ones, and labelled ones that are not among the last."""
+    ends = scored.TOP_K if name == "cosine" else 0
+    return {
+        (q, e)
+        for q, order in world.rankings[name].items()
+        for at, e in enumerate(order)
+        if at < scored.TOP_K or (e in world.labelled.get(q, ()) and at < len(order) - ends)
+    }
+
+
+# SQL
+
+
+def test_sql_answers_as_a_table_a_plot_and_a_file(browser: TestClient) -> None:
+    sql = "SELECT family, count(*) AS n FROM scorings GROUP BY family ORDER BY n"
+    page = read(browser, "/sql", q=sql, plot=1)
+    assert "2 rows." in page.text
+    assert any(a.get("aria-label") == "n by family" for a in page.having("svg"))
+    assert browser.get("/sql.csv", params={"q": sql}).text == "family,n\nretrieval,1\ninfluence,2\n"
+    assert browser.get("/sql.csv", params={"q": "DROP TABLE scores"}).status_code == 400
+    answer = browser.get("/sql.parquet", params={"q": sql})
+    assert pyarrow.parquet.read_table(io.BytesIO(answer.content)).to_pylist()[1] == {
+        "family": "influence",
+        "n": 2,
+    }
+
+
+@pytest.mark.parametrize(
+    "sql, says",
+    [
+        ("DROP TABLE scores", "this is a DROP statement, and the store is read-only here"),
+        ("SELECT 1; SELECT 2", "2 statements"),
+        ("FROM read_text('/etc/passwd')", "disabled"),
+        ("SELECT '<b>' AS x FROM nowhere", "nowhere does not exist"),
+    ],
+)
+def test_sql_that_is_refused_says_why(browser: TestClient, sql: str, says: str) -> None:
+    page = read(browser, "/sql", q=sql)
+    assert says in page.text
+
+
+def test_every_analysis_runs(browser: TestClient, shared: tuple[Path, scored.World]) -> None:
+    with attrstore.open(shared[0]) as store:
+        for sql in statements("analyses").values():
+            store.rows(sql)
+    links = [a["href"] or "" for a in read(browser, "/sql").having("a") if "?q=" in (a.get("href") or "")]
+    assert len(links) == len(statements("analyses"))
 
 
 # Texts

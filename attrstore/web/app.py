@@ -13,11 +13,13 @@ from starlette.routing import Route
 
 from attrstore.errors import AttrstoreError, InputError, StoreError
 from attrstore.web.address import Address
+from attrstore.web.ask_sql import sql_file, sql_page
 from attrstore.web.example import example_page
 from attrstore.web.frame import page
 from attrstore.web.guard import Guard
 from attrstore.web.lease import Lease
 from attrstore.web.markup import el
+from attrstore.web.overview import overview_page
 from attrstore.web.queries import queries_page
 from attrstore.web.query import query_page
 
@@ -31,7 +33,14 @@ if TYPE_CHECKING:
 
     View = Callable[[Snapshot, Address], str]
 
-VIEWS: dict[str, View] = {"/": queries_page, "/query": query_page, "/example": example_page}
+VIEWS: dict[str, View] = {
+    "/": queries_page,
+    "/query": query_page,
+    "/example": example_page,
+    "/overview": overview_page,
+    "/sql": sql_page,
+}
+FILES = {"csv": "text/csv", "parquet": "application/vnd.apache.parquet"}
 STATIC = {"style.css": "text/css", "page.js": "text/javascript", "icon.svg": "image/svg+xml"}
 
 
@@ -51,6 +60,7 @@ def application(path: Path, *, token: str, hosts: frozenset[str]) -> Starlette:
         lease.close()
 
     routes = [Route(address, _shown(lease, view)) for address, view in VIEWS.items()]
+    routes += [Route(f"/sql.{kind}", _downloaded(path, kind)) for kind in FILES]
     routes.append(Route("/static/{name}", _static))
     guard = Middleware(Guard, token=token, hosts=hosts)
     return Starlette(routes=routes, middleware=[guard], lifespan=lifespan)
@@ -66,6 +76,20 @@ def _shown(lease: Lease, view: View) -> Callable[[Request], Response]:
                 return HTMLResponse(view(snapshot, address))
         except AttrstoreError as error:
             return _failed(error, lease.path.name)
+
+    return endpoint
+
+
+def _downloaded(path: Path, kind: str) -> Callable[[Request], Response]:
+    """Return the endpoint that gives the answer to a query as a file."""
+
+    def endpoint(request: Request) -> Response:
+        try:
+            content = sql_file(path, Address.read(request.query_params), kind)
+        except AttrstoreError as error:
+            return _failed(error, path.name)
+        named = {"Content-Disposition": f'attachment; filename="answer.{kind}"'}
+        return Response(content, media_type=FILES[kind], headers=named)
 
     return endpoint
 

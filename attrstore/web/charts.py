@@ -90,3 +90,89 @@ def bars(counts: Sequence[tuple[str, float]], says: str, class_: str) -> Markup:
         parts.append(label((i + 0.5) * step, height + 11 - tall, f"{n:,.0f}", "middle", "value"))
         parts.append(label((i + 0.5) * step, height + 32, name, "middle"))
     return svg(step * len(counts), height + 36, *parts, says=says)
+
+
+def two_dots(a: float | None, b: float | None) -> Markup:
+    """Return two values between 0 and 1 on one line, joined: left's dot and right's dot."""
+    width = 220.0
+
+    def at(value: float) -> float:
+        return 4 + value * (width - 8)
+
+    parts: list[Child] = [line(at(0), 7, at(1), 7, "rail")]
+    if a is not None and b is not None:
+        parts.append(line(at(a), 7, at(b), 7, "axis"))
+    for value, class_ in ((a, "a"), (b, "b")):
+        if value is not None:
+            parts.append(el("circle", cx=f"{at(value):.2f}", cy="7", r="4", class_=class_))
+    return svg(width, 14, *parts, says=None, class_="interval")
+
+
+def shares(values: Sequence[float | None], names: Sequence[str]) -> Markup:
+    """Return shares of a whole as one bar of several colours."""
+    width, parts, at = 420.0, [], 0.0
+    for i, value in enumerate(values):
+        wide = width * (value or 0.0)
+        parts.append(rect(at, 0, max(wide - 1, 0), 14, f"kind-{i}"))
+        at += wide
+    says = ", ".join(f"{name} {value or 0:.0%}" for name, value in zip(names, values, strict=True))
+    return svg(width, 14, *parts, says=says, class_="chart shares")
+
+
+def plane(cells: Sequence[tuple[int, int, bool, int]], a: str, b: str, says: str) -> Markup:
+    """Return counts of pairs of places, by powers of two, as dots; labelled ones over the others."""
+    step, edge = 34.0, 44.0
+    n = max((max(x, y) for x, y, _, _ in cells), default=0) + 1
+    most = max((count for *_, count in cells), default=1)
+    size = n * step
+    parts: list[Child] = [line(edge, size + 6, edge + size, 6, "grid dashed")]
+    parts += [line(edge, size + 6, edge + size, size + 6, "axis"), line(edge, 6, edge, size + 6, "axis")]
+    for i in range(n):
+        parts.append(label(edge + (i + 0.5) * step, size + 20, f"{2**i:,}", "middle"))
+        parts.append(label(edge - 6, size + 10 - (i + 0.5) * step, f"{2**i:,}", "end"))
+    for x, y, labelled, count in sorted(cells, key=lambda cell: cell[2]):
+        radius = max(1.2, step * 0.48 * math.sqrt(count / most))
+        place = {"cx": f"{edge + (x + 0.5) * step:.2f}", "cy": f"{size + 6 - (y + 0.5) * step:.2f}"}
+        parts.append(el("circle", **place, r=f"{radius:.2f}", class_="good" if labelled else "ink"))
+    parts.append(label(edge + size, size + 35, f"rank in {a} →", "end", "strong"))
+    parts.append(label(edge + 6, 16, f"↑ rank in {b}", "start", "strong"))
+    return svg(edge + size + 6, size + 40, *parts, says=says)
+
+
+def sideways(named: Sequence[tuple[str, float]], says: str) -> Markup:
+    """Return a bar for each name, from zero, with its number."""
+    step, edge, width = 20.0, 190.0, 620.0
+    least, most = min([0.0, *(v for _, v in named)]), max([0.0, *(v for _, v in named)])
+    scale = (width - edge - 70) / ((most - least) or 1.0)
+    zero = edge + (0 - least) * scale
+    parts: list[Child] = []
+    for i, (name, value) in enumerate(named):
+        y, wide = i * step, abs(value) * scale
+        parts.append(label(edge - 8, y + 14, name if len(name) <= 28 else name[:27] + "…", "end"))
+        parts.append(rect(zero if value >= 0 else zero - wide, y + 4, wide, 12, "a"))
+        parts.append(label(zero + (wide if value >= 0 else 0) + 6, y + 14, f"{value:,.4g}", class_="value"))
+    parts.append(line(zero, 0, zero, step * len(named), "axis"))
+    return svg(width, step * len(named) + 4, *parts, says=says)
+
+
+def scatter(points: Sequence[tuple[float, float]], x: str, y: str) -> Markup:
+    """Return points between their smallest and largest values."""
+    width, height, edge = 620.0, 360.0, 60.0
+    (x0, x1), (y0, y1) = (
+        (min(values, default=0.0), max(values, default=1.0))
+        for values in ([p[0] for p in points], [p[1] for p in points])
+    )
+    parts: list[Child] = [
+        line(edge, height - 40, width - 10, height - 40, "axis"),
+        line(edge, 10, edge, height - 40, "axis"),
+    ]
+    for across, up in points:
+        cx = edge + 10 + (across - x0) / ((x1 - x0) or 1) * (width - edge - 30)
+        cy = height - 50 - (up - y0) / ((y1 - y0) or 1) * (height - 70)
+        parts.append(el("circle", cx=f"{cx:.2f}", cy=f"{cy:.2f}", r="3", class_="a"))
+    parts += [
+        label(edge + 10, height - 24, f"{x0:,.4g}", "middle"), label(width - 20, height - 24, f"{x1:,.4g}", "middle"),
+        label(edge - 6, height - 46, f"{y0:,.4g}", "end"), label(edge - 6, 22, f"{y1:,.4g}", "end"),
+        label(width - 20, height - 6, x, "end", "strong"), label(edge + 6, 12, y, "start", "strong"),
+    ]  # fmt: skip
+    return svg(width, height, *parts, says=f"{y} by {x}, {len(points):,} points")

@@ -22,6 +22,7 @@ class Scoring(NamedTuple):
     name: str
     family: str
     method: str
+    queries: int
     n_examples: int
     top_k: int | None
     model: str | None

@@ -2,7 +2,7 @@
 -- Every scoring that the two columns may show; `shown` is the one of its family that is shown where none is named.
 SELECT
     scoring_status.scoring_id, scoring_status.name, scoring_status.family, scoring_status.method,
-    scoring_status.examples, (spec ->> 'top_k')::BIGINT AS top_k, scoring_status.model, encoder_id,
+    scoring_status.queries, scoring_status.examples, (spec ->> 'top_k')::BIGINT AS top_k, scoring_status.model, encoder_id,
     scoring_status.partial, scoring_status.stale, scoring_status.reasons, chosen_scorings.name IS NOT NULL AS shown
 FROM scoring_status
 JOIN scorings USING (scoring_id)
@@ -207,3 +207,77 @@ LEFT JOIN pair_labels USING (query_id, example_id)
 WHERE scoring_id = $scoring AND example_id = $example AND rank BETWEEN 1 AND 50
 ORDER BY rank, query_id
 LIMIT 100;
+
+-- name: overlaps
+-- How many queries have so many of ten in common under two scorings.
+WITH tops AS (
+    SELECT query_id, example_id, scoring_id = $a AS on_a
+    FROM scores
+    WHERE rank BETWEEN 1 AND 10 AND (scoring_id = $a OR scoring_id = $b)
+),
+counted AS (
+    SELECT query_id, count(*) - count(DISTINCT example_id) AS n FROM tops GROUP BY query_id
+)
+SELECT n, count(*) FROM counted GROUP BY n ORDER BY n;
+
+-- name: planes
+-- Examples that two scorings both rank as proponents, counted by the power of two of each place; whether labelled.
+SELECT floor(log2(a.rank))::INTEGER AS a, floor(log2(b.rank))::INTEGER AS b, coalesce(label, 0) > 0 AS labelled, count(*)
+FROM scores AS a
+JOIN scores AS b ON b.query_id = a.query_id AND b.example_id = a.example_id
+LEFT JOIN (SELECT query_id, example_id, max(label) AS label FROM labels GROUP BY query_id, example_id) AS told
+    ON told.query_id = a.query_id AND told.example_id = a.example_id
+WHERE a.scoring_id = $a AND b.scoring_id = $b AND a.rank > 0 AND b.rank > 0 AND a.query_id <= $last
+    AND b.query_id <= $last
+GROUP BY ALL;
+
+-- name: last_of_first
+-- The id of the last of the first $n queries.
+SELECT max(query_id) FROM (SELECT query_id FROM queries ORDER BY query_id LIMIT $n);
+
+-- name: by_value
+-- Means of two scorings for each value of a metadata key.
+SELECT value, max(queries), max(mrr) FILTER (name = $a), max(mrr) FILTER (name = $b)
+FROM report_by($key)
+WHERE value IS NOT NULL AND (name = $a OR name = $b)
+GROUP BY value
+ORDER BY try_cast(value AS DOUBLE) NULLS LAST, value;
+
+-- name: several_checkpoints
+SELECT count(DISTINCT model_fingerprint) > 1 FROM encoders WHERE kind = 'gradient';
+
+-- name: checkpoints
+SELECT method, scoring, other_scoring, queries, overlap_at_10, overlap_low, overlap_high, rank_correlation
+FROM checkpoint_agreement
+ORDER BY ALL;
+
+-- name: changes
+SELECT from_model, to_model, queries, relative_distance, mean_change, low, high, improved
+FROM behaviour_change
+ORDER BY ALL;
+
+-- name: measured
+-- Whether there are models trained on subsets, and checkpoints that were compared.
+SELECT
+    EXISTS (SELECT 1 FROM subset_losses JOIN subsets USING (subset_set, subset) WHERE kind = 'lds'),
+    EXISTS (FROM query_losses);
+
+-- name: schema
+-- What SQL can read: views first, then macros that give rows, then tables.
+SELECT kind, name, columns
+FROM (
+    SELECT 1 AS place, 'view' AS kind, view_name AS name, list(column_name ORDER BY column_index) AS columns
+    FROM duckdb_views() JOIN duckdb_columns() ON table_name = view_name
+    WHERE NOT duckdb_views.internal
+    GROUP BY view_name
+    UNION ALL
+    SELECT 2, 'macro', function_name, any_value(parameters) FROM duckdb_functions()
+    WHERE function_type = 'table_macro' AND NOT internal
+    GROUP BY function_name
+    UNION ALL
+    SELECT 3, 'table', duckdb_tables.table_name, list(column_name ORDER BY column_index)
+    FROM duckdb_tables() JOIN duckdb_columns() ON duckdb_columns.table_name = duckdb_tables.table_name
+    WHERE NOT duckdb_tables.internal
+    GROUP BY duckdb_tables.table_name
+)
+ORDER BY place, name;
