@@ -25,6 +25,7 @@ SECTIONS = {
         "select": "select",
         "show": "show",
         "serve": "serve",
+        "explain": "explain",
         "info": "store",
         "check": "store",
     },

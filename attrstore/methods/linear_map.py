@@ -73,22 +73,10 @@ def scorer(
     store: Store, encoder: Encoder, parts: Parts, vectors: Tensor
 ) -> tuple[Callable[[Chunk], Tensor], dict[str, Any]]:
     """Prepare the query side: what scores a chunk for all queries [q, n], and the parts as they were applied."""
-    from attrstore.vectors import curvature, products
+    from attrstore.vectors import products
     from attrstore.vectors.kept import KeptWeights
 
-    blocks = encoder.blocks
-    whitening: list[Tensor] | None = None
-    mixing: float | None = None
-    if parts.solver is not None:
-        vectors, mixing = _solved(store, encoder, parts, vectors)
-    elif parts.curvature != "none":
-        matrices, mixing = _curvature(store, encoder, parts, vectors.device)
-        whitening = [curvature.power(m, -0.5, parts.damping) for m in matrices]
-        vectors = curvature.apply(vectors, blocks, whitening)
-    vectors = _normalised(vectors, blocks, parts.norm)
-    if whitening is not None:
-        # <A q, A z> = <A A q, z>: only the lengths of A z are left to the examples' side.
-        vectors = curvature.apply(vectors, blocks, whitening)
+    vectors, whitening, mixing = query_side(store, encoder, parts, vectors)
     prepared = products.prepare(encoder, vectors)
     kept = KeptWeights(store, encoder, parts.norm, prepared.units, whitening)
 
@@ -98,6 +86,37 @@ def scorer(
         return prepared.scores(weights)
 
     return score, {**parts.spec, "mixing": mixing}
+
+
+def query_side(
+    store: Store, encoder: Encoder, parts: Parts, vectors: Tensor, whole: Tensor | None = None
+) -> tuple[Tensor, list[Tensor] | None, float | None]:
+    """Return what is multiplied with phi(z) [q, D], the whitening R^{-1/2} of each block if any, and the lambda.
+
+    Args:
+        vectors: phi(q), or shares of one query's.
+        whole: that query's phi [1, D]: its norms are divided by, so that the shares still sum to it.
+    """
+    from attrstore.vectors import curvature
+
+    whitening: list[Tensor] | None = None
+    mixing: float | None = None
+    n = len(vectors)
+    if whole is not None:
+        import torch
+
+        vectors = torch.cat([vectors, whole])
+    if parts.solver is not None:
+        vectors, mixing = _solved(store, encoder, parts, vectors)
+    elif parts.curvature != "none":
+        matrices, mixing = _curvature(store, encoder, parts, vectors.device)
+        whitening = [curvature.power(m, -0.5, parts.damping) for m in matrices]
+        vectors = curvature.apply(vectors, encoder.blocks, whitening)
+    vectors = _normalised(vectors[:n], encoder.blocks, parts.norm, vectors[n:])
+    if whitening is not None:
+        # <A q, A z> = <A A q, z>: only the lengths of A z are left to the examples' side.
+        vectors = curvature.apply(vectors, encoder.blocks, whitening)
+    return vectors, whitening, mixing
 
 
 def _weights(prepared: Products, chunk: Chunk, whitening: list[Tensor] | None, norm: str) -> Tensor:
@@ -154,22 +173,23 @@ def rank_scored(
     return ranked.table(), total
 
 
-def _normalised(vectors: Tensor, blocks: Any, norm: str) -> Tensor:
-    """Divide query vectors [q, D] by the norm that the method divides by."""
+def _normalised(vectors: Tensor, blocks: Any, norm: str, of: Tensor) -> Tensor:
+    """Divide vectors [q, D] by the norm that the method divides by: their own, or that of `of` if it has a row."""
     import torch
 
     from attrstore.vectors.codes import runs_of_equal_length
 
+    of = of if len(of) else vectors
     tiny = torch.finfo(vectors.dtype).tiny
     if norm == "vector":
-        whole: Tensor = vectors / vectors.norm(dim=1, keepdim=True).clamp(min=tiny)
-        return whole
+        scaled: Tensor = vectors / of.norm(dim=1, keepdim=True).clamp(min=tiny)
+        return scaled
     if norm == "none":
         return vectors
     out = torch.empty_like(vectors)
     for _, where, length in runs_of_equal_length(blocks):
-        part = vectors[:, where].unflatten(1, (-1, length))
-        out[:, where] = (part / part.norm(dim=2, keepdim=True).clamp(min=tiny)).flatten(1) / len(blocks)
+        part, whole = (v[:, where].unflatten(1, (-1, length)) for v in (vectors, of))
+        out[:, where] = (part / whole.norm(dim=2, keepdim=True).clamp(min=tiny)).flatten(1) / len(blocks)
     return out
 
 

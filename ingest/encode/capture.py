@@ -126,6 +126,42 @@ class GradientEncoder:
         whole = torch.zeros(len(batch.items), phi.shape[1], device=device).index_add_(0, owner, phi)
         return whole, torch.zeros(len(batch.items), device=device).index_add_(0, owner, losses)
 
+    def token_parts(self, batch: Batch, directions: Tensor) -> Tensor:
+        """Split <direction, phi> of each window by token and block: float64 [windows, T, directions, blocks].
+
+        A linear map's gradient is the sum over tokens of g_t a_t^T, so a token's part is g_t^T U a_t, in which U is
+        the direction in the map's block. The parts of a window sum to the product.
+
+        Args:
+            batch: the windows.
+            directions: float32 [n, D].
+        """
+        device = self.backward.device
+        place = {block.name: i for i, block in enumerate(self.blocks)}
+        parts = torch.zeros(
+            *batch.tokens.shape, len(directions), len(self.blocks), dtype=torch.float64, device=device
+        )
+        head = None if self._head is None else _Head(self._head, self.projections, batch, device)
+
+        def add(linear: LinearMap, gradients: Tensor, inputs: Tensor) -> None:
+            block = self._block[linear.name]
+            matrices = directions[:, block.offset : block.offset + block.length].double()
+            matrices = matrices.unflatten(1, (gradients.shape[-1], inputs.shape[-1]))
+            parts[..., place[block.name]] += torch.einsum(
+                "wto,noi,wti->wtn", gradients.double(), matrices, inputs.double()
+            )
+
+        def seen(linear: LinearMap, inputs: Tensor) -> Callable[[Tensor], None]:
+            projection = self.projections[linear.name]
+            small = projection.p_in.T[inputs] if linear.role == "embedding" else inputs @ projection.p_in.T
+            return lambda gradient: add(linear, gradient @ projection.p_out.T, small)
+
+        with hooked(self._hooked, seen):
+            self.backward(batch, head)
+        if head is not None:
+            add(head.linear, head.gradients, head.inputs)
+        return parts
+
     def _part(self, phi: Tensor, linear: LinearMap) -> Tensor:
         block = self._block[linear.name]
         return phi[:, block.offset : block.offset + block.length]
