@@ -76,7 +76,9 @@ def by_position(model: Any, tokens: list[int], directions: dict[str, Tensor]) ->
     loss = -logits.log_softmax(dim=-1)[range(len(tokens) - 1), tokens[1:]].sum()
     for handle in handles:
         handle.remove()
-    return torch.autograd.grad(loss, step)[0]
+    (moved,) = torch.autograd.grad(loss, step)
+    assert isinstance(moved, Tensor)
+    return moved
 
 
 def product(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
