@@ -58,7 +58,8 @@ def gradient(model: Any, tokens: list[int], places: list[int]) -> dict[str, Tens
         chosen = logits.log_softmax(dim=-1)[
             [place - 1 for place in places], [tokens[place] for place in places]
         ]
-        return -chosen.sum()
+        total: Tensor = chosen.sum()
+        return -total
 
     gradients = grad(loss)(double)
     return {m.name: gradients[f"{m.name}.weight"] for m in linear.find(model)}
