@@ -1,5 +1,7 @@
 """What can go wrong, in the user's words: every message names the thing, the place and the fix."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 
 
@@ -39,3 +41,29 @@ IN_SHELL: ContextVar[bool] = ContextVar("in_shell", default=False)  # whether a 
 def flag(name: str) -> str:
     """Name an option as whoever gave it wrote it: `max_length` in Python, `--max-length` in a shell."""
     return f"--{name.replace('_', '-')}" if IN_SHELL.get() else name
+
+
+# module: the extra of attrstore that brings it
+EXTRAS = {
+    "torch": "model",
+    "transformers": "model",
+    "safetensors": "model",
+    "tokenizers": "model",
+    "huggingface_hub": "model",
+    "Stemmer": "stem",
+    "peft": "lora",
+}
+
+
+@contextmanager
+def extras_named() -> Iterator[None]:
+    """Turn an import that fails for want of an extra into an error that says how to install it."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        module = (error.name or "").partition(".")[0]
+        if module not in EXTRAS:
+            raise
+        raise InputError(
+            f'needs {module}, which is not installed: pip install "attrstore[{EXTRAS[module]}]"'
+        ) from error

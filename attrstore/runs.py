@@ -11,7 +11,7 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 import attrstore
-from attrstore.errors import AttrstoreError, Interrupted
+from attrstore.errors import AttrstoreError, Interrupted, extras_named
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -37,7 +37,8 @@ def writes(job: Callable[Concatenate[Store, P], R]) -> Callable[Concatenate[Stor
     @wraps(job)
     def checked(store: Store, /, *args: P.args, **kwargs: P.kwargs) -> R:
         store.require_writable()
-        return job(store, *args, **kwargs)
+        with extras_named():
+            return job(store, *args, **kwargs)
 
     return checked
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack, cast
 
+from attrstore.errors import extras_named
 from attrstore.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -135,6 +136,7 @@ class Verbs:
 
     # Encodings
 
+    @extras_named()
     def encode_gradients(
         self,
         recipe: GradientRecipe | None = None,
@@ -167,6 +169,7 @@ class Verbs:
             self._store, recipe, model=model, optimizer_state=optimizer_state, name=name, progress=progress, **fields
         )  # fmt: skip
 
+    @extras_named()
     def encode_representations(
         self,
         recipe: RepresentationRecipe | None = None,
@@ -192,6 +195,7 @@ class Verbs:
             self._store, recipe, model=model, name=name, progress=progress, **fields
         )
 
+    @extras_named()
     def encode_embeddings(
         self,
         recipe: EmbeddingRecipe | None = None,
@@ -262,6 +266,7 @@ class Verbs:
             self._store, method, name=name, top_k=top_k, where=where, replace=replace, progress=progress, **options
         )  # fmt: skip
 
+    @extras_named()
     def trace(self, **options: Any) -> Trace:
         """Score by every method whose encodings are there and measure the proponents (arXiv 2410.17413, table 1).
 
@@ -275,6 +280,7 @@ class Verbs:
 
         return trace(self._store, **options)
 
+    @extras_named()
     def tail_patch(self, **options: Any) -> Measured:
         """Measure what one training step on each strong proponent does to its query's target, in nats.
 
@@ -337,6 +343,7 @@ class Verbs:
 
         return report(self._store, **options)
 
+    @extras_named()
     def ask(self, prompt: str, target: str, **options: Any) -> Answer:
         """Rank the examples for a prompt and a target that need not be in the store; nothing is written.
 
@@ -348,6 +355,7 @@ class Verbs:
 
         return ask(self._store, prompt, target, **options)
 
+    @extras_named()
     def search(self, text: str, top_k: int = 10) -> polars.DataFrame:
         """Return the examples that share words with any text, best first by BM25.
 

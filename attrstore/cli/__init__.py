@@ -10,7 +10,7 @@ import click
 
 import attrstore
 from attrstore.cli.lazy import LazyGroup
-from attrstore.errors import IN_SHELL, AttrstoreError, OutputError
+from attrstore.errors import IN_SHELL, AttrstoreError, OutputError, extras_named
 from attrstore.terminal import say, writing
 
 # What a person does, in that order, with the commands for it: {command: the module of attrstore.cli that defines it}
@@ -62,7 +62,7 @@ class Main(LazyGroup):
         """Run the command."""
         shell = IN_SHELL.set(True)
         try:
-            with writing(sys.stdout):
+            with extras_named(), writing(sys.stdout):
                 result = super().invoke(ctx)
                 sys.stdout.flush()
         except AttrstoreError as error:
