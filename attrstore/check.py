@@ -5,8 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import duckdb
+
+from attrstore.errors import AttrstoreError
+from attrstore.schema import strangers
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from attrstore.store import Store
 
@@ -40,6 +45,12 @@ _LEXICAL = "Bring it up to date, or build it again: attrstore ingest lexical [--
 _SCORE = "Score again under the same name: attrstore score."
 
 CHECKS = (
+    Check("readable", "every table can be read to its end", "Restore a copy: attrstore backup makes one."),
+    Check(
+        "face",
+        "views and macros are attrstore's own",
+        "Remove what is not, and set the others right: attrstore init STORE.",
+    ),
     Check("duplicate_ids", "every example and query has its own id", _AGAIN),
     Check("changed_texts", "texts are those that were ingested", "Ingest the corpus again with --replace."),
     Check("labels", "labels name queries and examples that exist", _LABELS),
@@ -84,6 +95,34 @@ CHECKS = (
 
 def check(store: Store) -> Iterator[Finding]:
     """Yield the outcome of each check, in the order of `CHECKS`."""
+    unreadable = _unreadable(store)
     for rule in CHECKS:
+        if rule.name == "readable":
+            found = list(unreadable)
+        elif rule.name == "face":
+            found = strangers(store)
+        else:
+            yield _counted(store, rule, unreadable)
+            continue
+        yield Finding(rule, len(found), found[0] if found else None)
+
+
+def _counted(store: Store, rule: Check, unreadable: Sequence[str]) -> Finding:
+    try:
         wrong, sample = store.named("check", rule.name).fetchall()[0]
-        yield Finding(rule, wrong, sample)
+    except (AttrstoreError, duckdb.Error):
+        if not unreadable:
+            raise
+        return Finding(rule, 1, f"not known, because {', '.join(unreadable)} cannot be read")
+    return Finding(rule, wrong, sample)
+
+
+def _unreadable(store: Store) -> list[str]:
+    """Tables with a block that does not read back as it was written."""
+    found = []
+    for (name,) in store.named("face", "tables").fetchall():
+        try:
+            store.rows("SELECT count(hash(COLUMNS(*))) FROM query_table($table)", {"table": name})
+        except (AttrstoreError, duckdb.Error):
+            found.append(name)
+    return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +11,8 @@ import duckdb
 
 from attrstore.errors import AttrstoreError, InputError, StoreError
 from attrstore.locked import close_doors
-from attrstore.statements import scripts, statement
+from attrstore.schema import bring_up_to_date, make_file
+from attrstore.statements import statement
 from attrstore.verbs import Verbs
 
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     import polars
     import pyarrow
 
-FIRST_FACE = 100  # scripts below this number are migrations; the others are views and macros
 Parameters = dict[str, Any] | list[Any] | None
 
 
@@ -33,7 +32,8 @@ def open(  # noqa: A001
     Args:
         path: the `.duckdb` file.
         writable: allow writing; one process at a time, and no reader beside it.
-        create: make the file if it is not there (implies `writable`).
+        create: make the file if it is not there (implies `writable`); in one that is, set the views and macros
+            right and remove those of others, whose names are then in `removed`.
         files: let SQL on a store that is opened read-only reach other files and the network. One opened for
             writing can. Views run SQL too: only for a store whose maker you trust.
 
@@ -56,10 +56,13 @@ class Store(Verbs):
             raise InputError(f"{self.path}: no such store. Make one: attrstore init {self.path}")
         if create and not self.path.absolute().parent.is_dir():
             raise StoreError(f"{self.path}: the folder {self.path.absolute().parent} does not exist.")
+        if create and not (self.path.exists() and self.path.stat().st_size):
+            with translated_errors(self.path):
+                make_file(self.path, self.log)
         self.connection = self._connect()
         try:
             close_doors(self.connection, files=files or self.writable)
-            self._bring_up_to_date()
+            self.removed = bring_up_to_date(self, restore=create)
         except BaseException:
             self.connection.close()
             raise
@@ -166,48 +169,6 @@ class Store(Verbs):
             raise StoreError(
                 f"{self.path}: not a DuckDB file this version can read. {_first(error)}"
             ) from error
-
-    def _bring_up_to_date(self) -> None:
-        migrations = [s for s in scripts() if s.number < FIRST_FACE]
-        newest = migrations[-1].number
-        version = self._schema_version()
-        if version > newest:
-            raise StoreError(
-                f"{self.path}: schema version {version}, and this attrstore knows up to {newest}. "
-                "Upgrade: pip install --upgrade attrstore"
-            )
-        digest = hashlib.sha256(
-            "".join(s.text for s in scripts() if s.number >= FIRST_FACE).encode()
-        ).hexdigest()
-        if not self.writable:
-            if version < newest:
-                raise StoreError(
-                    f"{self.path}: schema version {version}, this attrstore needs {newest}. "
-                    f"Bring it up to date: attrstore init {self.path}"
-                )
-            return
-        for script in migrations:
-            if script.number > version:
-                with self.transaction():
-                    self.connection.execute(script.text)
-                    self.set_meta({"schema_version": str(script.number)})
-        if self.meta("face") != digest:
-            with self.transaction():
-                for script in scripts():
-                    if script.number >= FIRST_FACE:
-                        self.connection.execute(script.text)
-                self.set_meta({"face": digest})
-
-    def _schema_version(self) -> int:
-        with translated_errors(self.path):
-            tables = {
-                row[0] for row in self.rows("SELECT table_name FROM duckdb_tables() WHERE NOT internal")
-            }
-            if "meta" in tables and "encodings" in tables:
-                return int(self.meta("schema_version") or 0)
-            if tables or not self.writable:
-                raise StoreError(f"{self.path}: a DuckDB file, but not an attrstore. Choose another path.")
-            return 0
 
     def meta(self, key: str) -> str | None:
         """Return one of the store's own settings."""

@@ -20,10 +20,19 @@ from attrstore.terminal import print_pairs, print_table, say, say_wrapped
 def init_command(store: Path) -> None:
     """Make an empty store, or bring an older one up to date.
 
+    An older one gets today's tables, views and macros, what others added to those is removed, and the file becomes
+    one that any DuckDB from 1.2 on opens.
+
     \b
     Example: attrstore init facts.duckdb
     """
-    attrstore.open(store, create=True).close()
+    from attrstore.upgrade import upgrade
+
+    with attrstore.open(store, create=True) as opened:
+        for what in opened.removed:
+            say(f"{store}: removed {what}, which was not attrstore's.", err=True)
+    if upgrade(store):
+        say(f"{store}: built anew, so that DuckDB from 1.2 on opens it.")
     say(f"{store}: ready. Next: attrstore ingest corpus {store} corpus.jsonl")
 
 
@@ -57,6 +66,20 @@ def info_command(store: Path, output_format: str) -> None:
         _print_records(name.capitalize(), described[name])
 
 
+@click.command("backup")
+@store_argument
+@click.argument("copy", type=click.Path(dir_okay=False, path_type=Path))
+def backup_command(store: Path, copy: Path) -> None:
+    """Write a copy of a store as it is now; others may read it meanwhile.
+
+    \b
+    Example: attrstore backup facts.duckdb copies/facts-2026-11-21.duckdb
+    """
+    from attrstore.upgrade import backup
+
+    say(f"{copy}: {backup(store, copy):,} bytes")
+
+
 @click.command("check")
 @store_argument
 @format_option()
@@ -71,14 +94,15 @@ def check_command(store: Path, output_format: str) -> None:
     rows = []
     with attrstore.open(store) as opened:
         for finding in check(opened):
-            rows.append((finding.ok, finding.check.rule, finding.wrong, finding.sample, finding.check.fix))
+            fix = finding.check.fix.replace("STORE", str(store))
+            rows.append((finding.ok, finding.check.rule, finding.wrong, finding.sample, fix))
             if output_format != "table":
                 continue
             if finding.ok:
                 say_wrapped(f"ok     {finding.check.rule}", indent=7)
                 continue
             say_wrapped(f"WRONG  {finding.check.rule}: {finding.wrong:,}, for one {finding.sample}", indent=7)
-            say_wrapped(f"       {finding.check.fix}", indent=7)
+            say_wrapped(f"       {fix}", indent=7)
     if output_format != "table":
         write(sys.stdout, output_format, ("ok", "rule", "wrong", "sample", "fix"), rows)
     wrong = sum(not row[0] for row in rows)

@@ -17,7 +17,7 @@ example_classes AS (
 sizes AS (
     SELECT
         scoring_id, name, method, family,
-        greatest(1, n_examples // n_classes) AS depth,
+        greatest(1, n_examples // nullif(n_classes, 0)) AS depth,
         family = 'retrieval' AND (spec ->> 'top_k')::BIGINT >= depth AS complete
     FROM scorings, (SELECT count(DISTINCT class) AS n_classes FROM example_classes)
 ),

@@ -1,0 +1,149 @@
+"""The file itself: made whole, cleared of what is not attrstore's, built anew for older clients, copied."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+from click.testing import CliRunner, Result
+
+import attrstore
+from attrstore.cli import main
+from attrstore.schema import strangers
+from attrstore.statements import scripts
+from tests.scored import add, fill
+
+
+def run(*arguments: Any) -> Result:
+    return CliRunner().invoke(main, [str(a) for a in arguments])
+
+
+def wrongs(path: Path) -> list[list[Any]]:
+    """What `attrstore check` finds: rule, how often, one of them, what to do."""
+    records = json.loads(run("check", path, "--format", "json").stdout)
+    return [[r["rule"], r["wrong"], r["sample"], r["fix"]] for r in records if not r["ok"]]
+
+
+def make(path: Path) -> None:
+    with attrstore.open(path, create=True) as store:
+        add(store, "models", "model", "tokens", "models/tiny", None, "Llama", 1000)
+        fill(store)
+
+
+def contents(path: Path) -> dict[str, list[tuple[Any, ...]]]:
+    with duckdb.connect(str(path), read_only=True) as plain:
+        names = plain.execute("SELECT table_name FROM duckdb_tables() ORDER BY 1").fetchall()
+        return {name: plain.execute(f'FROM "{name}"').fetchall() for (name,) in names}
+
+
+def test_a_file_of_newer_storage_is_built_anew_by_init(path: Path) -> None:
+    with duckdb.connect(str(path), config={"storage_compatibility_version": "latest"}) as plain:
+        plain.execute(scripts()[0].text)  # as an attrstore of schema 1 left it
+        plain.execute("INSERT INTO meta VALUES ('schema_version', '1')")
+    with attrstore.open(path, writable=True) as store:
+        fill(store)
+        store.execute("CREATE TABLE mine AS SELECT 42 AS answer")
+    before = contents(path)
+    done = run("init", path)
+    assert done.exit_code == 0, done.output
+    assert "built anew" in done.stdout
+    assert contents(path) == before
+    with duckdb.connect(str(path), read_only=True) as plain:
+        assert plain.execute("SELECT tags['storage_version'] FROM duckdb_databases() WHERE NOT internal").fetchall() \
+            == [("v1.2.0+",)]  # fmt: skip
+        compressed = (
+            "SELECT DISTINCT segment_type FROM pragma_storage_info('encodings') WHERE column_name = 'code'"
+        )
+        assert plain.execute(compressed).fetchall() in ([], [("BLOB",)])
+    assert "built anew" not in run("init", path).stdout
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+FORGERIES = {
+    "view pair_labels": "CREATE OR REPLACE VIEW pair_labels AS SELECT 0 AS query_id, 0 AS example_id, 1 AS label",
+    "view odd": "CREATE VIEW odd AS SELECT 1 AS one",
+    "macro md5_number": "CREATE MACRO md5_number(x) AS 0::UHUGEINT",
+    "macro bm25": "CREATE OR REPLACE MACRO bm25(input) AS TABLE FROM read_text('/etc/passwd')",
+    "macro duckdb_views": "CREATE MACRO duckdb_views() AS TABLE SELECT 1 AS view_name",
+}
+
+
+@pytest.mark.parametrize("what", list(FORGERIES))
+def test_what_is_not_attrstores_is_named_and_removed(path: Path, what: str) -> None:
+    make(path)
+    with attrstore.open(path) as store:
+        assert strangers(store) == []
+    with duckdb.connect(str(path)) as plain:
+        plain.execute(FORGERIES[what])
+    assert run("check", path).exit_code == 1
+    fix = f"Remove what is not, and set the others right: attrstore init {path}."
+    assert ["views and macros are attrstore's own", 1, what, fix] in wrongs(path)
+    done = run("init", path)
+    assert (done.exit_code, done.stderr) == (0, f"{path}: removed {what}, which was not attrstore's.\n")
+    assert wrongs(path) == []
+    with attrstore.open(path) as store:
+        assert strangers(store) == []
+
+
+def test_nothing_is_written_where_it_would_set_something_off(path: Path) -> None:
+    with duckdb.connect(str(path), config={"storage_compatibility_version": "latest"}) as plain:
+        for script in scripts():
+            plain.execute(script.text)
+        newest = max(s.number for s in scripts() if s.number < 100)
+        plain.execute(f"INSERT INTO meta VALUES ('schema_version', '{newest}')")
+        plain.execute(
+            "CREATE TRIGGER eager AFTER INSERT ON examples FOR EACH STATEMENT INSERT INTO labels VALUES (0, 0, 1, 'x')"
+        )
+        plain.execute("CREATE MACRO md5_number(x) AS 0::UHUGEINT")
+    with pytest.raises(
+        attrstore.StoreError, match=r"macro md5_number, trigger eager on examples.*attrstore init"
+    ):
+        attrstore.open(path, writable=True)
+    done = run("init", path)
+    assert done.exit_code == 0
+    assert "removed trigger eager on examples" in done.stderr
+    attrstore.open(path, writable=True).close()
+
+
+def test_init_leaves_nothing_half_made(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path.touch()  # what a full disk left
+    assert run("init", path).exit_code == 0
+    assert run("check", path).exit_code == 0
+    path.rename(path.with_name("moved.duckdb"))
+    path.with_name(f"{path.name}.wal").write_bytes(b"log")
+    done = run("init", path)
+    assert done.exit_code == 1
+    assert "the log of a store that is not there" in done.stderr
+    assert not path.exists()
+
+
+def test_backup_beside_readers(path: Path, tmp_path: Path) -> None:
+    make(path)
+    copy = tmp_path / "copy.duckdb"
+    with attrstore.open(path):
+        done = run("backup", path, copy)
+    assert (done.exit_code, done.stdout) == (0, f"{copy}: {copy.stat().st_size:,} bytes\n")
+    assert contents(copy) == contents(path)
+    assert run("check", copy).exit_code == 0
+    done = run("backup", path, copy)
+    assert done.exit_code == 2
+    assert "is there already" in done.stderr
+    assert run("backup", path, tmp_path / "no" / "copy.duckdb").exit_code == 2
+    with attrstore.open(path, writable=True) as store, store.transaction():
+        store.execute("DELETE FROM labels")
+    assert len(contents(copy)["labels"]) > 0
+
+
+def test_check_names_the_table_of_an_unreadable_block(path: Path) -> None:
+    make(path)
+    with attrstore.open(path, writable=True) as store:
+        store.execute("INSERT INTO block_weights SELECT 'e', 'n', 'r', 'x', repeat('Z', 300000)::BLOB")
+    data = bytearray(path.read_bytes())
+    place = data.rindex(b"Z" * 1000)
+    data[place : place + 8] = b"torn-off"
+    path.write_bytes(data)
+    assert run("check", path).exit_code == 1
+    assert wrongs(path)[0][:3] == ["every table can be read to its end", 1, "block_weights"]
