@@ -13,7 +13,8 @@ import duckdb
 # By the parameter's name, so that a new macro is called too; one with a new name of a parameter fails until it is here.
 ARGUMENTS = {
     "average_idf": "1.5", "average_length": "4.0", "b": "0.75", "depth": "3", "df": "2", "epsilon": "0.25",
-    "fold": "true", "influence_scoring": "'cosine'", "input": "'Text 7'", "k": "10", "k1": "1.5", "length": "5",
+    "fold": "true", "has_object": "true", "has_subject": "true", "label": "1", "same_relation": "true",
+    "influence_scoring": "'cosine'", "input": "'Text 7'", "k": "10", "k1": "1.5", "length": "5",
     "mentioning_text": "'In New York.'", "metadata_key": "'kind'", "n_examples": "60", "n_labelled": "2",
     "n_ranked": "60", "pattern": "'[a-z]+'", "phrase": "'new york'", "query_name": "'q1'",
     "query_terms": "['text']", "ranks": "[1, 3]", "resample": "1", "resamples": "20",
