@@ -148,3 +148,17 @@ def test_half_a_bit_keeps_what_the_codebook_keeps() -> None:
     for part in (slice(0, 1023), slice(1023, 2048)):
         cosine = torch.nn.functional.cosine_similarity(original[:, part], directions[:, part], dim=1)
         assert float(cosine.mean()) == pytest.approx(expected, abs=0.002)
+
+
+def test_int8_rounds_to_steps_of_a_32nd_of_a_standard_deviation() -> None:
+    """A uniform grid's squared error is its step's by 12, and what lies past its 127th step is cut to it."""
+    blocks = make_blocks([("a", 4096)])
+    vectors = torch.randn(20, 4096, generator=torch.Generator().manual_seed(3))
+    directions, _ = codes.decode(
+        *codes.encode(vectors, blocks, codes.CODES["int8"]), blocks, codes.CODES["int8"]
+    )
+    exact = vectors / vectors.norm(dim=1, keepdim=True)
+    error = float((directions - exact).norm(dim=1).mean())
+    past = np.linspace(127 / 32, 8, 100_001)
+    cut = 2 * np.trapezoid((past - 127 / 32) ** 2 * np.exp(-(past**2) / 2) / np.sqrt(2 * np.pi), past)
+    assert error == pytest.approx((1 / 32**2 / 12 + cut) ** 0.5, rel=0.05)

@@ -176,6 +176,18 @@ def test_labelled_pairs_keep_their_exact_rank(
         assert ends[row] == [1, 2, -2, -1]
 
 
+@pytest.mark.parametrize("top_k", [1, 2, 5])
+def test_as_many_opponents_are_kept_as_proponents(
+    store: Store, tmp_path: Path, matrix: np.ndarray, top_k: int
+) -> None:
+    fill(store)
+    np.save(tmp_path / "m.npy", matrix)
+    imported(store, tmp_path / "m.npy", top_k=top_k)
+    assert by_rank(store) == expected(matrix, top_k)
+    ranks = [rank for rank, _, _ in by_rank(store)[0]]
+    assert ranks == [*range(1, top_k + 1), *range(-top_k, 0)]
+
+
 def test_class_attribution_by_hand(path: Path, store: Store, tmp_path: Path) -> None:
     """Classes of the six examples a b c a b c; depth is 6 / 3 = 2."""
     fill(store, n_queries=3, n_examples=6)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from scipy import stats
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import attrstore
@@ -80,8 +81,7 @@ def lds_of(store: Store, name: str) -> dict[str, float | None]:
 
 def spearman(xs: Sequence[float], ys: Sequence[float]) -> float:
     """Pearson's correlation of ranks, a tie at the mean of its places."""
-    ranks = [[sum(b < a for b in v) + (sum(b == a for b in v) + 1) / 2 for a in v] for v in (xs, ys)]
-    return float(np.array(np.corrcoef(np.array(ranks)))[0, 1])
+    return float(stats.spearmanr(xs, ys).statistic)
 
 
 # Subsets

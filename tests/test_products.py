@@ -201,6 +201,36 @@ def test_kept_weights_change_no_score_by_more_than_float16(
     assert any(exact[pair] != kept[pair] for pair in exact)
 
 
+def test_weights_of_a_code_that_changed_are_not_taken_for_the_old_ones(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whose norms stayed: nothing but the code tells the chunk from what it was."""
+    monkeypatch.setattr(scan, "rows_at_once", lambda _: 40)
+    with attrstore.open(path, create=True) as store:
+        wide, queries = synthetic(store, 40)
+        ranked(store, wide, queries)
+        half = "(SELECT repeat('\\x01'::BLOB, 1024)::BLOB || repeat('\\x7F'::BLOB, 1024)::BLOB)"
+        store.execute(f"UPDATE encodings SET code = {half} WHERE example_id = 7")
+        found = ranked(store, wide, queries)
+        store.execute("DELETE FROM block_weights")
+        wanted = ranked(store, wide, queries)
+    assert found == wanted
+
+
+def test_weights_under_an_earlier_curvature_are_dropped(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or the file would grow with every batch of appended examples, each of which changes the curvature."""
+    monkeypatch.setattr(scan, "rows_at_once", lambda _: 40)
+    recipes = "SELECT norm, count(DISTINCT recipe), count(*) FROM block_weights GROUP BY norm ORDER BY norm"
+    with attrstore.open(path, create=True) as store:
+        wide, queries = synthetic(store, 40)
+        ranked(store, wide, queries, "block", "corpus")
+        ranked(store, wide, queries, "vector")
+        assert store.rows(recipes) == [("block", 1, 1), ("vector", 1, 1)]
+        store.execute("UPDATE encodings SET code = (SELECT code FROM encodings WHERE example_id = 3)")
+        ranked(store, wide, queries, "block", "corpus")
+        assert store.rows(recipes) == [("block", 1, 1), ("vector", 1, 1)]
+
+
 @pytest.mark.parametrize("own", [None, "3GB", "1GiB", "-1"])
 def test_a_scan_holds_duckdb_to_its_share_of_memory(path: Path, own: str | None) -> None:
     limit = "SELECT current_setting('memory_limit')"

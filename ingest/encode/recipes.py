@@ -32,9 +32,15 @@ class Subject(Protocol):
     """The model that encodes."""
 
     @property
-    def fingerprint(self) -> str: ...  # noqa: D102
+    def fingerprint(self) -> str:
+        """Hash the weights and the configuration."""
+        ...
+
     @property
-    def tokenizer_fingerprint(self) -> str: ...  # noqa: D102
+    def tokenizer_fingerprint(self) -> str:
+        """Hash what the tokenizer does to text."""
+        ...
+
     @property
     def context(self) -> int:
         """The longest input in tokens."""

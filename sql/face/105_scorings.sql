@@ -120,10 +120,7 @@ SELECT
 FROM judged
 ORDER BY family, name;
 
--- The influence and the retrieval scoring that are shown where none is named: `comparison` reads them. They are what
--- `attrstore use` set, or else the first complete one in the order of `recommended`, by its method; among several of
--- one method that which is called like it. A scoring of another method, such as an imported one, is taken only where
--- it is the only one. `name` is NULL where there is none to take, and `reason` says why.
+-- The methods, the one to show first at its place 1.
 CREATE OR REPLACE VIEW recommended AS
 SELECT unnest(methods) AS method, generate_subscripts(methods, 1) AS place
 FROM (
@@ -133,6 +130,10 @@ FROM (
     ] AS methods
 );
 
+-- The influence and the retrieval scoring that are shown where none is named: `comparison` reads them. They are what
+-- `attrstore use` set, or else the first complete one in the order of `recommended`, by its method; among several of
+-- one method that which is called like it. A scoring of another method, such as an imported one, is taken only where
+-- it is the only one. `name` is NULL where there is none to take, and `reason` says why.
 CREATE OR REPLACE VIEW chosen_scorings AS
 WITH candidates AS (
     SELECT

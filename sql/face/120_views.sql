@@ -16,6 +16,7 @@ LEFT JOIN pair_labels USING (query_id, example_id);
 CREATE OR REPLACE VIEW influence AS
 SELECT * EXCLUDE (family) FROM ranked_pairs WHERE family = 'influence';
 
+-- The same for retrieval scorings.
 CREATE OR REPLACE VIEW retrieval AS
 SELECT * EXCLUDE (family) FROM ranked_pairs WHERE family = 'retrieval';
 
@@ -143,6 +144,7 @@ LEFT JOIN counted
     ON counted.one_number = one.number AND counted.other_number = other.number
     AND counted.query_id = one.query_id;
 
+-- The same at a depth of ten.
 CREATE OR REPLACE VIEW agreement AS
 SELECT query, scoring, other_scoring, overlap AS overlap_at_10, in_common, rank_correlation, basis
 FROM agreement_at(10);

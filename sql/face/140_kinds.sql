@@ -71,6 +71,7 @@ CROSS JOIN kinds
 LEFT JOIN counted ON counted.scoring = totals.scoring AND counted.kind = kinds.kind
 ORDER BY totals.scoring, kinds.place;
 
+-- The same over the first ten.
 CREATE OR REPLACE VIEW proponent_kinds AS FROM proponent_kinds_at(10);
 
 -- How far each influence scoring agrees with each retrieval scoring, means over the queries that both ranked

@@ -17,7 +17,7 @@ WHERE encoder_id = $encoder AND code IS NOT NULL
 -- The codes whose second moment is the corpus's curvature: all, or a fixed sample of a large corpus.
 SELECT example_id, code, scales
 FROM encodings
-WHERE encoder_id = $encoder AND code IS NOT NULL AND md5_number(example_id::VARCHAR) % $one_in = 0
+WHERE encoder_id = $encoder AND code IS NOT NULL AND md5_number(example_id::VARCHAR) % $one_in::UHUGEINT = 0
 
 -- name: labelled_codes
 -- The codes of the labelled examples, whose exact ranks are wanted.

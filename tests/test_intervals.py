@@ -1,0 +1,84 @@
+"""What an interval of 95% is: over many worlds it holds the truth in 95 of 100."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow
+import pytest
+
+if TYPE_CHECKING:
+    from attrstore import Store
+
+WORLDS, QUERIES, RESAMPLES = 400, 60, 400
+HIT = 0.4  # the true probability that a query's first proponent is right
+# Three standard deviations of a share of 400 worlds around .95, and one point that a bootstrap of 60 is short of.
+LOWEST, HIGHEST = (
+    0.95 - 0.01 - 3 * math.sqrt(0.95 * 0.05 / WORLDS),
+    0.95 + 3 * math.sqrt(0.95 * 0.05 / WORLDS),
+)
+
+
+@pytest.fixture
+def worlds(store: Store) -> Store:
+    """Each scoring a world of its own: its queries' rank of the labelled example, drawn from one distribution."""
+    draw = np.random.default_rng(0)
+    ranks = np.where(draw.random((WORLDS, QUERIES)) < HIT, 1, draw.integers(2, 11, (WORLDS, QUERIES)))
+    world, query = (part.ravel() for part in np.indices(ranks.shape))
+    drawn = pyarrow.table({"world": world, "query": query, "rank": ranks.ravel()})
+    with store.transaction(), store.registered(drawn=drawn):
+        for statement in (
+            "INSERT INTO examples SELECT i, 'e' || i, 't', NULL, json_object('class', i), 0 FROM range(2) t(i)",
+            "INSERT INTO queries SELECT i, 'q' || i, 'p', 't', json_object('class', 0), 0 FROM range($n) t(i)",
+            "INSERT INTO labels SELECT i, 0, 1, NULL FROM range($n) t(i)",
+        ):
+            store.execute(statement, {"n": QUERIES} if "$n" in statement else None)
+        store.execute(
+            "INSERT INTO scorings SELECT 's' || i, 's' || i, 'influence', 'dot', json_object('top_k', 10), NULL, 10, "
+            "now(), '0' FROM range($n) t(i)",
+            {"n": WORLDS},
+        )
+        store.execute("INSERT INTO scoring_queries SELECT DISTINCT 's' || world, query FROM drawn")
+        store.execute("INSERT INTO scores SELECT 's' || world, query, 0, rank, 1 / rank FROM drawn")
+        # What is first where the right example is not.
+        store.execute("INSERT INTO scores SELECT 's' || world, query, 1, 1, 1 FROM drawn WHERE rank > 1")
+    return store
+
+
+def covered(store: Store, macro: str, metric: str, truth: float) -> float:
+    inside = store.rows(
+        f"SELECT low <= $truth AND $truth <= high FROM {macro} WHERE metric = $metric",
+        {"truth": truth, "metric": metric},
+    )
+    assert len(inside) == WORLDS
+    return sum(bool(row[0]) for row in inside) / WORLDS
+
+
+def test_intervals_of_95_percent_cover_95_percent(worlds: Store) -> None:
+    mrr = HIT + (1 - HIT) * sum(1 / rank for rank in range(2, 11)) / 9
+    report = f"report_intervals(resamples := {RESAMPLES})"
+    assert LOWEST < covered(worlds, report, "mrr", mrr) < HIGHEST
+    classes = f"class_intervals('class', resamples := {RESAMPLES})"
+    assert LOWEST < covered(worlds, classes, "accuracy", HIT) < HIGHEST
+
+
+def test_a_resample_draws_each_query_as_often_as_poisson_says(store: Store) -> None:
+    n, resamples = 200, 500
+    store.execute("INSERT INTO queries SELECT i, 'q' || i, 'p', 't', NULL, 0 FROM range($n) t(i)", {"n": n})
+    rows = store.rows("SELECT resample, query, w FROM drawn($r)", {"r": resamples})
+    counts = Counter(int(w) for _, _, w in rows)
+    total = n * resamples
+    for times in range(6):
+        share = math.exp(-1) / math.factorial(times)
+        deviation = math.sqrt(share * (1 - share) / total)
+        assert counts[times] / total == pytest.approx(share, abs=4 * deviation)
+    assert sum(counts.values()) == total
+    # No query and no resample is drawn more than chance lets it.
+    w = np.array([row[2] for row in sorted(rows)]).reshape(resamples, n)
+    assert np.abs(w.mean(axis=0) - 1).max() < 4.5 / math.sqrt(resamples)
+    assert np.abs(w.mean(axis=1) - 1).max() < 4.5 / math.sqrt(n)
+    off_diagonal = np.corrcoef(w.T) - np.eye(n)
+    assert np.abs(off_diagonal).max() < 6 / math.sqrt(resamples)
