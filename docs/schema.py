@@ -53,11 +53,12 @@ def tables() -> tuple[dict[str, list[str]], dict[tuple[str, str], str]]:
     for script in scripts():
         if script.number >= 100:
             continue
-        table = ""
+        table, last = "", [""]  # a comment may stand above several tables
         for above, line in _lines(script.text):
+            last = above if above and not table else last
             if made := _TABLE.match(line):
                 table = made[1]
-                of_table[table] = above or [UNSAID.get(table, "")]
+                of_table[table] = [UNSAID[table]] if table in UNSAID else last
             if added := _ADDED.match(line):
                 of_column[added[1], added[2]] = added[3] or " ".join(above)
             elif table and not made and (column := _COLUMN.match(line)):

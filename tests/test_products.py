@@ -15,7 +15,7 @@ from attrstore import Store
 from attrstore.methods import Request, linear_map
 from attrstore.methods.parts import Parts
 from attrstore.scoring import selected
-from attrstore.vectors import codes, encoders, products, scan
+from attrstore.vectors import codes, encoders, products, scan, stored
 from attrstore.vectors.encoders import Encoder
 
 BLOCKS = encoders.make_blocks([("a", 64), ("b", 64), ("c", 27), ("d", 600)])  # the last in two pieces
@@ -204,17 +204,21 @@ def test_kept_weights_change_no_score_by_more_than_float16(
 def test_weights_of_a_code_that_changed_are_not_taken_for_the_old_ones(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whose norms stayed: nothing but the code tells the chunk from what it was."""
+    """Whose norms stayed, under the same curvature: nothing but the code tells the chunk from what it was."""
     monkeypatch.setattr(scan, "rows_at_once", lambda _: 40)
     with attrstore.open(path, create=True) as store:
         wide, queries = synthetic(store, 40)
-        ranked(store, wide, queries)
-        half = "(SELECT repeat('\\x01'::BLOB, 1024)::BLOB || repeat('\\x7F'::BLOB, 1024)::BLOB)"
-        store.execute(f"UPDATE encodings SET code = {half} WHERE example_id = 7")
-        found = ranked(store, wide, queries)
+        fixed = stored.corpus_curvature(store, wide, torch.device("cpu"))
+        monkeypatch.setattr(stored, "corpus_curvature", lambda *_: fixed)
+        before = ranked(store, wide, queries, "block", "corpus")
+        store.execute(
+            "UPDATE encodings SET code = (SELECT code FROM encodings WHERE example_id = 3) WHERE example_id = 7"
+        )
+        found = ranked(store, wide, queries, "block", "corpus")
         store.execute("DELETE FROM block_weights")
-        wanted = ranked(store, wide, queries)
+        wanted = ranked(store, wide, queries, "block", "corpus")
     assert found == wanted
+    assert all(found[query, 7] == found[query, 3] != before[query, 7] for query in range(3))
 
 
 def test_weights_under_an_earlier_curvature_are_dropped(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
