@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check bench format
+.PHONY: demo test check bench format floor newest
 
 demo: $(VENV)/.installed
 	$(BIN)/attrstore demo demo --force
@@ -22,6 +22,13 @@ bench: $(VENV)/.installed
 format: $(VENV)/.installed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# The tests with the oldest versions that pyproject.toml allows, and with the newest; each in its own environment.
+floor newest:
+	$(PYTHON) -m venv .venv-$@
+	.venv-$@/bin/python -m pip install --quiet --constraint .ci/$@.txt torch
+	.venv-$@/bin/python -m pip install --quiet --constraint .ci/$@.txt --editable ".[dev]"
+	.venv-$@/bin/python -m pytest
 
 # torch comes first and pinned: an unpinned resolve takes gigabytes of CUDA packages.
 $(VENV)/.installed: pyproject.toml constraints.txt
