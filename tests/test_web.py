@@ -14,9 +14,11 @@ from urllib.parse import urlencode
 
 import pyarrow.parquet
 import pytest
+from click.testing import CliRunner
 from starlette.testclient import TestClient
 
 import attrstore
+from attrstore.cli import main
 from attrstore.statements import statements
 from attrstore.web import marks
 from attrstore.web.address import Address
@@ -246,6 +248,62 @@ def test_an_example_shows_the_queries_that_it_drives(browser: TestClient, world:
         for name in ("cosine", "bm25")
     }
     assert set(names(page)) >= {f"q{q}" for q in expected["cosine"] + expected["bm25"]}
+
+
+# Why
+
+
+def test_an_explained_pair_shows_its_tokens_and_blocks(own: Path) -> None:
+    with attrstore.open(own, writable=True) as store:
+        store.execute("UPDATE examples SET text = 'the old harbour' WHERE example_id = 5")
+        scored.add(store, "scores", "cosine", 3, 5, 1, 9.0)
+        for i, (start, token, part) in enumerate(
+            [(0, "the", 0.5), (3, " old", -0.1), (7, " harbour", 0.0)], 1
+        ):
+            scored.add(store, "token_parts", "cosine", 3, 5, "example", i, start, token, part)
+        scored.add(store, "token_parts", "cosine", 3, 5, "target", 1, None, " 3", 0.4)
+        scored.add(store, "block_parts", "cosine", 3, 5, "model", 1, "model.layers.0", 0.4)
+    with client(own) as browser:
+        browser.get("/", params={"token": "secret"})
+        plain = browser.get("/query", params={"id": "q3", "a": "cosine", "b": "bm25"}).text
+        assert "up-5" not in plain
+        assert "/why?a=cosine&amp;b=bm25&amp;id=q3&amp;example=e5" in plain
+        tinted = browser.get("/query", params={"id": "q3", "a": "cosine", "b": "bm25", "tint": "1"}).text
+        wanted = (
+            '<span class="up-5" title="+0.5000">the</span><span class="down-1" title="−0.1000"> old</span>'
+            '<span title="0.0000"> harbour</span>'
+        )
+        assert wanted in tinted
+        why = browser.get("/why", params={"id": "q3", "example": "e5", "a": "cosine", "b": "bm25"}).text
+        assert wanted in why
+        assert "layers.0" in Reader(why).text
+        other = browser.get("/why", params={"id": "q3", "example": "e6", "a": "cosine", "b": "bm25"}).text
+        assert "attrstore explain store.duckdb q3 e6" in Reader(other).text
+        assert browser.get("/why", params={"id": "q3", "example": "none"}).status_code == 400
+
+
+# The file
+
+
+def test_the_exported_file_holds_every_query_once(shared: tuple[Path, scored.World], tmp_path: Path) -> None:
+    out = tmp_path / "report.html"
+    result = CliRunner().invoke(main, ["export", str(shared[0]), "cosine", str(out)])
+    assert result.exit_code == 0, result.output
+    page = Reader(out.read_text(encoding="utf-8"))
+    ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
+    assert len(set(ids)) == len(ids)
+    links = {(a.get("href") or "#")[1:] for _, a in page.elements if "href" in a}
+    assert links <= set(ids)
+    assert len(page.having("section", value="view")) == scored.N_QUERIES + 2
+    for name in world_ids(shared[1], "cosine"):
+        assert name in page.text
+    refused = CliRunner().invoke(main, ["export", str(shared[0]), "nonsense", str(out)])
+    assert refused.exit_code == 2
+    assert "html shows a scoring, or comparison. There are: cosine, trackstar, bm25." in refused.output
+
+
+def world_ids(world: scored.World, name: str) -> set[str]:
+    return {f"e{e}" for order in world.rankings[name].values() for e in order[:10]}
 
 
 # The overview

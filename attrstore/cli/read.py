@@ -116,7 +116,9 @@ def sql_command(
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option(
     "--format", "output_format",
-    type=click.Choice(["parquet", "csv", "jsonl", "json", "arrow", "trec-run", "trec-qrels", "pair", "examples"]),
+    type=click.Choice(
+        ["parquet", "csv", "jsonl", "json", "arrow", "trec-run", "trec-qrels", "pair", "examples", "html"]
+    ),
     help="By default the ending of OUT decides.",
 )  # fmt: skip
 def export_command(store: Path, what: str, out: Path, output_format: str | None) -> None:
@@ -128,12 +130,24 @@ def export_command(store: Path, what: str, out: Path, output_format: str | None)
               attrstore export facts.duckdb labels qrels.txt --format trec-qrels
               attrstore export facts.duckdb trackstar viewer.jsonl --format pair
               attrstore export facts.duckdb "SELECT example FROM influence WHERE rank = 1" kept.jsonl --format examples
+              attrstore export facts.duckdb comparison report.html
     """
     from attrstore.export import export
 
+    if output_format == "html" or (output_format is None and out.suffix.lower() == ".html"):
+        _html(store, what, out)
+        return
     with attrstore.open(store) as opened:
         rows = export(opened, what, out, file_format=output_format)
     say(f"{out}: {rows:,} rows")
+
+
+def _html(store: Path, what: str, out: Path) -> None:
+    from attrstore.web.report import write_report
+
+    with attrstore.open(store) as opened:
+        queries = write_report(opened, what, out)
+    say(f"{out}: {queries:,} queries, {out.stat().st_size:,} bytes")
 
 
 def _print(store: attrstore.Store, relation: duckdb.DuckDBPyRelation, *, full: bool) -> None:

@@ -31,10 +31,12 @@ class Address:
     page: int = 1
     # one query
     id: str = ""
+    example: str = ""
     at: int = 0  # its place in the list, from 1; 0: it was not opened from one
     n: int = 10
     source: str = ""
     opponents: int = 0
+    tint: int = 0
     # the overview
     by: str = ""
     # SQL
@@ -55,7 +57,12 @@ class Address:
         made = cls(**found)  # type: ignore[arg-type]
         return replace(made, n=min(max(made.n, 1), DEEPEST), page=max(made.page, 1))
 
-    def to(self, path: str, **changes: str | int) -> str:
+    @property
+    def prefix(self) -> str:
+        """What the ids of a query's cards begin with."""
+        return ""
+
+    def to(self, path: str, **changes: str | int) -> str | None:
         """Return the address of `path` in this state, with changes."""
         then = replace(self, **changes)  # type: ignore[arg-type]
         rest = {f.name: getattr(then, f.name) for f in fields(then) if getattr(then, f.name) != f.default}
@@ -63,7 +70,9 @@ class Address:
 
     def list_only(self) -> Address:
         """Return the state of the list alone."""
-        return replace(self, id="", at=0, n=10, source="", opponents=0, by="", q="", plot=0)
+        return replace(
+            self, id="", example="", at=0, n=10, source="", opponents=0, tint=0, by="", q="", plot=0
+        )
 
     def bound(self, name: str) -> float | None:
         """Return `low` or `high` as a number."""

@@ -20,6 +20,7 @@ from attrstore.web.guard import Guard
 from attrstore.web.lease import Lease
 from attrstore.web.markup import el
 from attrstore.web.overview import overview_page
+from attrstore.web.parts import why_page
 from attrstore.web.queries import queries_page
 from attrstore.web.query import query_page
 
@@ -37,6 +38,7 @@ VIEWS: dict[str, View] = {
     "/": queries_page,
     "/query": query_page,
     "/example": example_page,
+    "/why": why_page,
     "/overview": overview_page,
     "/sql": sql_page,
 }

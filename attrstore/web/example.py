@@ -50,7 +50,7 @@ def example_page(snapshot: Snapshot, address: Address) -> str:
 def _drives(snapshot: Snapshot, address: Address, scoring: Scoring, example_id: int) -> Markup:
     asked = {"scoring": scoring.scoring_id, "example": example_id}
     rows = [_row(address, row) for row in snapshot.store.named("web", "drives", asked).fetchall()]
-    heads = [el("th", says, scope="col") for says in ("Rank", "Score", "Prompt → target", "")]
+    heads = [el("th", says, scope="col") for says in ("Rank", "Score", "Prompt → target", "Label")]
     title = el("h2", f"Queries that have it among their first 50 by {scoring.name}")
     if not rows:
         return join((title, el("p", "None.", class_="nothing")))

@@ -7,7 +7,7 @@ import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from attrstore.errors import InputError
-from attrstore.web import marks
+from attrstore.web import marks, parts
 from attrstore.web.frame import chosen_pair, hidden, nothing, number, page, select, sides, signed, state
 from attrstore.web.markup import Child, Markup, el, join
 from attrstore.web.queries import listed, saying
@@ -15,7 +15,7 @@ from attrstore.web.queries import listed, saying
 if TYPE_CHECKING:
     from attrstore.store import Store
     from attrstore.web.address import Address
-    from attrstore.web.frame import Pair, Scoring
+    from attrstore.web.frame import Pair
     from attrstore.web.lease import Snapshot
 
 DEPTHS = (5, 10, 20, 50, 100, 200)
@@ -56,6 +56,14 @@ class Card(NamedTuple):
     label: float | None
     tail_patch: float | None
     kind: str | None
+
+
+class Shown(NamedTuple):
+    """What the cards of one query have in common."""
+
+    words: marks.Words
+    ties: dict[int, int]  # of the examples in both columns
+    tints: dict[tuple[str, int], list[parts.Part]]  # of the explained pairs, by scoring and example
 
 
 def query_page(snapshot: Snapshot, address: Address) -> str:
@@ -102,27 +110,28 @@ def heading(query: Query) -> Markup:
 
 def columns(snapshot: Snapshot, address: Address, pair: Pair, query: Query) -> Markup:
     """Return both columns of proponents, and of opponents when asked for."""
-    parts: list[Child] = [_end(snapshot.store, address, pair, query, 1)]
+    ends: list[Child] = [_end(snapshot.store, address, pair, query, 1)]
     if address.opponents:
-        parts.append(_end(snapshot.store, address, pair, query, -1))
+        ends.append(_end(snapshot.store, address, pair, query, -1))
     else:
-        more = el("a", "Show opponents", href=address.to("/query", opponents=1) + "#opponents")
-        parts.append(el("p", more, class_="more"))
-    return el("div", *parts, class_="ends")
+        more = el("a", "Show opponents", href=f"{address.to('/query', opponents=1)}#opponents")
+        ends.append(el("p", more, class_="more"))
+    return el("div", *ends, class_="ends")
 
 
 def _end(store: Store, address: Address, pair: Pair, query: Query, sign: int) -> Markup:
     cards = _cards(store, address, pair, query, sign)
     what = _words(store, query)
+    tints = parts.explained(store, query.query_id, (pair.a.scoring_id, pair.b.scoring_id))
     title = "Proponents" if sign > 0 else "Opponents"
     both = {c.example_id for c in cards if _shown(c.a_number, address) and _shown(c.b_number, address)}
     ties = {example: i for i, example in enumerate(sorted(both), 1)}
-    lists = [_column(cards, side, pair, address, what, ties) for side in ("a", "b")]
+    lists = [_column(cards, side, pair, address, Shown(what, ties, tints)) for side in ("a", "b")]
     return el(
         "section",
         el("h2", title, el("span", f" {len(both)} shared", class_="quiet")),
         el("div", *lists, class_="columns"),
-        id=title.lower(),
+        id=address.prefix + title.lower(),
         class_="end",
     )
 
@@ -155,73 +164,74 @@ def _shown(number_in_column: int | None, address: Address) -> bool:
     return number_in_column is not None and number_in_column <= address.n
 
 
-def _column(
-    cards: list[Card], side: str, pair: Pair, address: Address, what: marks.Words, ties: dict[int, int]
-) -> Markup:
-    scoring, other = (pair.a, pair.b) if side == "a" else (pair.b, pair.a)
+def _column(cards: list[Card], side: str, pair: Pair, address: Address, shown: Shown) -> Markup:
+    scoring = pair.a if side == "a" else pair.b
     place = "a_number" if side == "a" else "b_number"
     mine = sorted(
         (c for c in cards if _shown(getattr(c, place), address)), key=lambda c: int(getattr(c, place))
     )
-    items = [el("li", _card(card, side, other, what, ties, address)) for card in mine]
+    items = [el("li", _card(card, side, pair, shown, address)) for card in mine]
     empty = el("p", f"{scoring.name} found nothing here.", class_="nothing")
-    return el(
-        "div",
-        el("h3", el("span", scoring.name), el("span", f" {scoring.family}", class_="quiet"), state(scoring)),
-        el("ol", *items) if items else empty,
-        class_=f"column side-{side}",
-    )
+    heading = el("h3", scoring.name, el("span", f" {scoring.family}", class_="quiet"), state(scoring))
+    return el("div", heading, el("ol", *items) if items else empty, class_=f"column side-{side}")
 
 
-def _card(
-    card: Card, side: str, other: Scoring, what: marks.Words, ties: dict[int, int], address: Address
-) -> Markup:
+def _card(card: Card, side: str, pair: Pair, shown: Shown, address: Address) -> Markup:
     rank, score = (card.a_rank, card.a_score) if side == "a" else (card.b_rank, card.b_score)
-    there = card.b_rank if side == "a" else card.a_rank
-    their_score = card.b_score if side == "a" else card.a_score
-    tie = ties.get(card.example_id)
-    elsewhere = _elsewhere(other, there, their_score)
-    if tie:
-        across = "b" if side == "a" else "a"
-        elsewhere = el("a", elsewhere, href=f"#{across}-{card.example_id}", class_=f"tie tie-{(tie - 1) % 8}")
+    stated = (card.label or 0) > 0
+    tied = card.example_id in shown.ties
+    tokens = shown.tints.get(((pair.a if side == "a" else pair.b).scoring_id, card.example_id))
+    tint = address.tint and tokens and card.length <= marks.SHOWN
+    text = (
+        parts.tinted(card.text, tokens or ()) if tint else marks.excerpt(card.text, card.length, shown.words)
+    )
     head = el(
         "header",
         el("span", _rank(rank), class_="rank"),
         el("span", number(score, 4), class_="score", title="score"),
-        el("span", "✓ states it", class_="stated") if (card.label or 0) > 0 else None,
-        el("span", elsewhere, class_="elsewhere"),
+        el("span", "✓ states it", class_="stated") if stated else None,
+        el("span", _elsewhere(card, side, pair, address, tied=tied), class_="elsewhere"),
     )
     return el(
         "article",
         head,
-        el("p", marks.excerpt(card.text, card.length, what), class_="text", dir="auto"),
-        _foot(card, address),
-        id=f"{side}-{card.example_id}",
+        el("p", text, class_="text", dir="auto"),
+        _foot(card, address, explained=tokens is not None),
+        id=f"{address.prefix}{side}-{card.example_id}",
         tabindex=-1,
-        data_example=card.example_id if tie else None,
-        class_="stating" if (card.label or 0) > 0 else None,
+        data_example=card.example_id if tied else None,
+        class_="stating" if stated else None,
         aria_label=f"{rank}, {card.name}",
     )
 
 
-def _elsewhere(other: Scoring, rank: int | None, score: float | None) -> Markup:
+def _elsewhere(card: Card, side: str, pair: Pair, address: Address, *, tied: bool) -> Markup:
+    """Say where the other column's scoring has the example; a link where that column shows it."""
+    other, rank, score = (
+        (pair.b, card.b_rank, card.b_score) if side == "a" else (pair.a, card.a_rank, card.a_score)
+    )
     if rank is None:
         return join((other.name, " –"))
-    return el("span", f"{other.name} {_rank(rank)}", title=f"score {number(score, 4)}")
+    says = el("span", f"{other.name} {_rank(rank)}", title=f"score {number(score, 4)}")
+    across = "b" if side == "a" else "a"
+    return el("a", says, href=f"#{address.prefix}{across}-{card.example_id}", class_="tie") if tied else says
 
 
-def _foot(card: Card, address: Address) -> Markup:
-    parts: list[Child] = [el("a", el("bdi", card.name), href=address.to("/example", id=card.name, at=0))]
+def _foot(card: Card, address: Address, *, explained: bool) -> Markup:
+    facts: list[Child] = [el("a", el("bdi", card.name), href=address.to("/example", id=card.name, at=0))]
     if card.source:
-        parts.append(el("bdi", card.source))
+        facts.append(el("bdi", card.source))
     if card.kind not in (None, "states the fact", "other"):
-        parts.append(card.kind)
+        facts.append(card.kind)
     if card.tail_patch is not None:
         says = f"tail-patch {signed(card.tail_patch)}"
-        parts.append(el("span", says, class_="up" if card.tail_patch > 0 else "down"))
+        facts.append(el("span", says, class_="up" if card.tail_patch > 0 else "down"))
     if card.length > marks.SHOWN:
-        parts.append(f"{card.length:,} characters")
-    return el("footer", *(el("span", part) for part in parts))
+        facts.append(f"{card.length:,} characters")
+    why = address.to("/why", example=card.name)
+    if explained and why:
+        facts.append(el("a", "why", href=why))
+    return el("footer", *(el("span", fact) for fact in facts))
 
 
 def _rank(rank: int | None) -> str:
@@ -232,24 +242,22 @@ def _form(snapshot: Snapshot, address: Address, pair: Pair, query: Query) -> Mar
     ids = {"query": query.query_id, "a": pair.a.scoring_id, "b": pair.b.scoring_id}
     found = snapshot.store.named("web", "sources", ids).fetchall()
     depths = sorted({*DEPTHS, address.n})
-    parts: list[Child] = [
+    fields: list[Child] = [
         *hidden(address, "id", "at", "search", "key", "value", "metric", "low", "high", "sort"),
         sides(pair),
         select("n", "Each", [(str(n), f"first {n}") for n in depths], str(address.n)),
     ]
     if found:
         options = [("", "all"), *((source, f"{source} ({n:,})") for source, n in found)]
-        parts.append(select("source", "Source", options, address.source))
-    checked = el(
-        "input",
-        type="checkbox",
-        name="opponents",
-        value="1",
-        checked=bool(address.opponents),
-        data_submit=True,
-    )
-    parts.append(el("label", checked, el("span", "Opponents"), class_="check"))
-    return el("form", *parts, el("button", "Show", type="submit"), class_="filters", action="/query")
+        fields.append(select("source", "Source", options, address.source))
+    fields += [_check(address, "opponents", "Opponents"), _check(address, "tint", "Tint tokens")]
+    return el("form", *fields, el("button", "Show", type="submit"), class_="filters", action="/query")
+
+
+def _check(address: Address, name: str, says: str) -> Markup:
+    on = bool(getattr(address, name))
+    box = el("input", type="checkbox", name=name, value="1", checked=on, data_submit=True)
+    return el("label", box, el("span", says), class_="check")
 
 
 def _neighbours(snapshot: Snapshot, address: Address, pair: Pair | None) -> tuple[str | None, str | None]:

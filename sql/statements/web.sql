@@ -281,3 +281,27 @@ FROM (
     GROUP BY duckdb_tables.table_name
 )
 ORDER BY place, name;
+
+-- name: explained
+-- The tokens of the examples that were explained for a query.
+SELECT scoring_id, example_id, list({'start': start, 'token': token, 'part': part} ORDER BY position)
+FROM token_parts
+WHERE query_id = $query AND side = 'example' AND list_contains($scorings, scoring_id)
+GROUP BY scoring_id, example_id;
+
+-- name: why
+SELECT query_id, prompt, target, example_id, text
+FROM queries CROSS JOIN examples
+WHERE queries.external_id = $query AND examples.external_id = $example;
+
+-- name: token_parts
+SELECT side, start, token, part
+FROM token_parts
+WHERE scoring_id = $scoring AND query_id = $query AND example_id = $example
+ORDER BY side, position;
+
+-- name: block_parts
+SELECT block, part, source
+FROM block_parts
+WHERE scoring_id = $scoring AND query_id = $query AND example_id = $example
+ORDER BY position;

@@ -21,7 +21,7 @@ function drawTies() {
   for (const columns of document.querySelectorAll(".columns")) {
     columns.querySelector(".ties")?.remove();
     const [left, right] = columns.querySelectorAll(".column");
-    if (!left || !right || left.offsetTop !== right.offsetTop) continue;
+    if (!left || !right || !seen(left) || left.offsetTop !== right.offsetTop) continue;
     const svg = document.createElementNS(SVG, "svg");
     svg.setAttribute("class", "ties");
     svg.setAttribute("aria-hidden", "true");
@@ -54,6 +54,17 @@ if (document.querySelector(".columns")) {
   drawTies();
   new ResizeObserver(drawTies).observe(document.querySelector("main"));
   document.fonts?.ready.then(drawTies);
+  window.addEventListener("hashchange", drawTies);
+}
+
+// In a file there is no server to search: what is typed leaves the rows that have it.
+for (const field of document.querySelectorAll("[data-filter]")) {
+  field.addEventListener("input", () => {
+    const wanted = field.value.toLowerCase();
+    for (const row of document.querySelectorAll(".queries tbody tr")) {
+      row.hidden = !row.textContent.toLowerCase().includes(wanted);
+    }
+  });
 }
 
 // Keys.
@@ -66,16 +77,16 @@ const KEYS = {
   p: ["previous query, previous page", () => follow('[rel="prev"]')],
   u: ["all queries", () => follow('[data-key="u"]')],
   o: ["opponents", () => document.querySelector('[name="opponents"]')?.click()],
-  "/": ["search", () => document.querySelector('[type="search"]')?.focus()],
+  "/": ["search", () => [...document.querySelectorAll('[type="search"]')].find(seen)?.focus()],
   "?": ["these keys", () => help()],
 };
 function follow(selector) {
-  document.querySelector(`a${selector}`)?.click();
+  [...document.querySelectorAll(`a${selector}`)].find(seen)?.click();
 }
 function step(by) {
   const links = [...document.querySelectorAll(".queries th a")].filter(seen);
   if (links.length) return move(links, by);
-  const column = document.activeElement.closest?.(".column") ?? document.querySelector(".column");
+  const column = document.activeElement.closest?.(".column") ?? [...document.querySelectorAll(".column")].find(seen);
   if (column) move([...document.querySelectorAll(`.column.${side(column)} article`)].filter(seen), by);
 }
 function seen(part) {
@@ -92,7 +103,8 @@ function move(parts, by) {
 }
 function across(to) {
   const card = document.activeElement.closest?.("article");
-  const tied = card?.dataset.example && document.getElementById(`${to}-${card.dataset.example}`);
+  const tied = card?.dataset.example
+    && card.closest(".columns").querySelector(`.side-${to} [data-example="${card.dataset.example}"]`);
   const place = card ? [...card.closest("ol").querySelectorAll("article")].indexOf(card) : 0;
   const section = card?.closest(".columns") ?? document;
   const cards = section.querySelectorAll(`.column.side-${to} article`);
