@@ -31,7 +31,7 @@ def example_page(snapshot: Snapshot, address: Address) -> str:
         **(json.loads(metadata or "{}") or {}),
     }
     known = [
-        join((el("dt", key), el("dd", el("bdi", str(value)))))
+        el("div", el("dt", key), el("dd", el("bdi", str(value))))
         for key, value in facts.items()
         if value is not None
     ]

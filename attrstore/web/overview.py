@@ -59,7 +59,7 @@ def sections(snapshot: Snapshot, address: Address) -> list[Child]:
 def _totals(snapshot: Snapshot) -> Markup:
     (row,) = snapshot.once("totals", lambda s: s.named("web", "totals").fetchall())
     known = [
-        join((el("dt", name), el("dd", n)))
+        el("div", el("dt", name), el("dd", n))
         for name, n in zip(("examples", "queries", "labels"), row, strict=True)
     ]
     return el("dl", *known, class_="facts")

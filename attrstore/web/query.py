@@ -102,7 +102,7 @@ def heading(query: Query) -> Markup:
         facts.append(("probability", f"{math.exp(min(query.logprob, 0.0)):.1%}"))
     facts.append(("labelled examples", f"{query.labelled:,}"))
     facts += [(key, _short(value)) for key, value in query.known.items()]
-    known = [join((el("dt", key), el("dd", el("bdi", value)))) for key, value in facts]
+    known = [el("div", el("dt", key), el("dd", el("bdi", value))) for key, value in facts]
     return join(
         (el("h1", saying(query.prompt, query.target), class_="saying"), el("dl", *known, class_="facts"))
     )
