@@ -84,7 +84,7 @@ TESTS = {
     "sql/statements/subsets.sql": "lds",
     "sql/statements/tail_patch.sql": "tail_patch",
     "sql/statements/trace.sql": "trace",
-    "sql/statements/web.sql": "web",
+    "sql/statements/web.sql": "rare_words web",
     "ingest/encode/recipes.py": "recipes gradient_job",
     "attrstore/vectors/quantisations.py": "codes recipes",
 }
