@@ -158,3 +158,9 @@ def test_the_type_checker_knows_the_same_fields(recipe: Any, typed: Any) -> None
     if recipe is Index:  # where None stands for: as the index has it
         known = {name: hint | None for name, hint in known.items()}
     assert get_type_hints(typed) == known
+
+
+def test_a_projection_to_one_number_is_the_smallest() -> None:
+    assert GradientRecipe(projection_dim=1).projection_dim == 1
+    with pytest.raises(InputError, match="must be at least 1"):
+        GradientRecipe(projection_dim=0)
