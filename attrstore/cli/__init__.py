@@ -17,7 +17,7 @@ from attrstore.terminal import say, writing
 SECTIONS = {
     "See it work": {"demo": "demo"},
     "Make a store": {"init": "store", "ingest": "ingest", "import": "imports", "backup": "store"},
-    "Rank": {"score": "score", "trace": "trace", "use": "use", "ask": "score"},
+    "Rank": {"score": "score", "rerank": "rerank", "trace": "trace", "use": "use", "ask": "score"},
     "Read": {
         "report": "read",
         "sql": "read",

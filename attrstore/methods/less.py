@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from attrstore.vectors.encoders import Encoder
 
 # What must be the same for two encoders to project onto the same directions.
-SAME_PROJECTION = ("model", "projection_dim", "modules", "seed", "blocks", "kronecker")
+SAME_PROJECTION = ("model", "projection_dim", "modules", "seed", "blocks", "kronecker", "rank")
 
 
 @dataclass(frozen=True)

@@ -73,9 +73,13 @@ def scorer(
     store: Store, encoder: Encoder, parts: Parts, vectors: Tensor
 ) -> tuple[Callable[[Chunk], Tensor], dict[str, Any]]:
     """Prepare the query side: what scores a chunk for all queries [q, n], and the parts as they were applied."""
-    from attrstore.vectors import products
+    from attrstore.vectors import low_rank, products
     from attrstore.vectors.kept import KeptWeights
 
+    if encoder.rank is not None:
+        if parts.curvature != "none":
+            low_rank.refuse(encoder, "a curvature")
+        return low_rank.scorer(encoder, parts.norm, vectors), {**parts.spec, "mixing": None}
     vectors, whitening, mixing = query_side(store, encoder, parts, vectors)
     prepared = products.prepare(encoder, vectors)
     kept = KeptWeights(store, encoder, parts.norm, prepared.units, whitening)

@@ -52,6 +52,17 @@ class Encoder:
         """Length of the whole vector."""
         return sum(block.length for block in self.blocks)
 
+    @property
+    def rank(self) -> int | None:
+        """Singular pairs that an encoder of low rank keeps of each block."""
+        rank = self.spec.get("rank")
+        return None if rank is None else int(rank)
+
+    @property
+    def scale_bytes(self) -> int:
+        """Length of an example's scales: of each block its norm, and of low rank what each pair holds of it."""
+        return (2 + (self.rank or 0)) * len(self.blocks)
+
     def shape(self, block: Block) -> tuple[int, int]:
         """Return the rows and columns of a block as a matrix; raises `InputError` where it is none."""
         k = int(self.spec.get("projection_dim", 0))

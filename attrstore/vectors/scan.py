@@ -34,7 +34,7 @@ class Chunk(NamedTuple):
 
     example_ids: Tensor  # int64 [n]
     code: Tensor  # uint8 [n, bytes]
-    scales: Tensor  # uint8 [n, 2 B]: of the blocks' norms
+    scales: Tensor  # uint8 [n, encoder.scale_bytes]: of the blocks' norms
 
 
 def rows_at_once(encoder: Encoder) -> int:
@@ -67,7 +67,7 @@ def _gathered(relation: duckdb.DuckDBPyRelation, encoder: Encoder, size: int) ->
         Chunk(
             torch.empty(size, dtype=torch.int64),
             torch.empty(size, width, dtype=torch.uint8),
-            torch.empty(size, 2 * len(encoder.blocks), dtype=torch.uint8),
+            torch.empty(size, encoder.scale_bytes, dtype=torch.uint8),
         )
         for _ in range(CHUNKS_ALIVE)
     )

@@ -20,8 +20,8 @@ CURVATURE_ROWS = 65_536  # of the corpus; more would not change a matrix of some
 
 
 def query_vectors(store: Store, encoder: Encoder) -> tuple[list[int], Tensor]:
-    """Return the ids of the encoded queries, ascending, and their vectors: float32 [q, D]."""
-    import torch
+    """Return the ids of the encoded queries, ascending, and their vectors: float32 [q, D], of low rank [q, E]."""
+    from attrstore.vectors import packing
 
     rows = store.named("scoring", "query_vectors", {"encoder": encoder.encoder_id}).fetchall()
     if not rows:
@@ -29,8 +29,7 @@ def query_vectors(store: Store, encoder: Encoder) -> tuple[list[int], Tensor]:
             f"{store.path}: no query is encoded under {encoder.name}. First: attrstore ingest queries "
             f"{store.path} FILE, then {COMMANDS[encoder.kind]} again."
         )
-    values = torch.frombuffer(bytearray(b"".join(vector for _, vector in rows)), dtype=torch.float32)
-    return [query_id for query_id, _ in rows], values.view(len(rows), encoder.dimensions)
+    return [query_id for query_id, _ in rows], packing.unpacked_queries(encoder, [blob for _, blob in rows])
 
 
 def refuse_missing(store: Store, encoder: Encoder) -> None:
@@ -45,7 +44,9 @@ def refuse_missing(store: Store, encoder: Encoder) -> None:
 
 def corpus_rows(store: Store, encoder: Encoder, device: torch.device) -> Iterator[Tensor]:
     """Yield the encodings [n, D] that stand for the corpus: all, or a fixed sample of a large one."""
-    from attrstore.vectors import codes, scan
+    from attrstore.vectors import codes, low_rank, scan
+
+    low_rank.refuse(encoder, "a curvature")
 
     one_in = max(1, _encoded(store, encoder) // CURVATURE_ROWS)
     for chunk in scan.chunks(store, encoder, "curvature_rows", device, one_in=one_in):

@@ -74,7 +74,7 @@ def ask(
     if not item.windows:
         raise InputError(f"TARGET {target!r}: {item.status.removeprefix('skipped: ')}")
     (batch,) = sequences.batches([item], loaded.context)
-    vector, loss = encode.encode(batch)
+    vector, loss = encode.encode_queries(batch)
     with scoring.selected(store, where):
         ranking = linear_map.rank_vectors(store, encoder, parts[method], [0], vector, Request(top))
     return Answer(

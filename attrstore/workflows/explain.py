@@ -138,23 +138,36 @@ class Explainer:
                 f"{flag('scoring')} {name}: made by {method}, whose scores are not sums over tokens of one encoding. "
                 f"Explained are scorings by {', '.join(known)}."
             )
+        if json.loads(spec).get("exact"):
+            raise InputError(
+                f"{flag('scoring')} {name}: re-ranked from whole gradients, which are not kept. Explain the scoring "
+                f"whose candidates it has: {json.loads(spec)['candidates_of']}."
+            )
         fields = {
             key: value for key, value in json.loads(spec).items() if key in IN_SPEC and value is not None
         }
         encoder = encoders.choose(store, "gradient", encoder_id)
+        if encoder.rank is not None:
+            raise InputError(
+                f"{encoder.name}: made with {flag('rank')}, whose codes are not taken apart. Explain a scoring of "
+                "encodings made without."
+            )
         return cls(store, scoring_id, name, encoder, Parts(**fields), model, device)
 
     @cached_property
     def loaded(self) -> tuple[LoadedModel, GradientEncoder] | None:
         """The model and what encodes with it; None where it is not at hand."""
         from attrstore.ingest.encode import gradients
+        from attrstore.ingest.encode.capture import GradientEncoder
 
         try:
-            return gradients.reopen(self.store, self.encoder, model=self.model, device=self.device)
+            loaded, encoder = gradients.reopen(self.store, self.encoder, model=self.model, device=self.device)
         except InputError as error:
             if self.model is None and type(error) is InputError:
                 return None
             raise
+        assert isinstance(encoder, GradientEncoder)  # `of` refuses any other
+        return loaded, encoder
 
     def query_side(self, asked: QueryRow) -> QuerySide:
         """Return the query's side of the product, by token of its target where the model is at hand."""

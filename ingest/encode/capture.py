@@ -105,7 +105,7 @@ class GradientEncoder:
         device = self.backward.device
         n_windows = len(batch.tokens)
         phi = torch.zeros(n_windows, sum(block.length for block in self.blocks), device=device)
-        head = None if self._head is None else _Head(self._head, self.projections, batch, device)
+        head = None if self._head is None else HeadFactors(self._head, self.projections, batch, device)
 
         def seen(linear: LinearMap, inputs: Tensor) -> Callable[[Tensor], None]:
             projection, part = self.projections[linear.name], self._part(phi, linear)
@@ -126,6 +126,8 @@ class GradientEncoder:
         whole = torch.zeros(len(batch.items), phi.shape[1], device=device).index_add_(0, owner, phi)
         return whole, torch.zeros(len(batch.items), device=device).index_add_(0, owner, losses)
 
+    encode_queries = encode
+
     def token_parts(self, batch: Batch, directions: Tensor) -> Tensor:
         """Split <direction, phi> of each window by token and block: float64 [windows, T, directions, blocks].
 
@@ -141,7 +143,7 @@ class GradientEncoder:
         parts = torch.zeros(
             *batch.tokens.shape, len(directions), len(self.blocks), dtype=torch.float64, device=device
         )
-        head = None if self._head is None else _Head(self._head, self.projections, batch, device)
+        head = None if self._head is None else HeadFactors(self._head, self.projections, batch, device)
 
         def add(linear: LinearMap, gradients: Tensor, inputs: Tensor) -> None:
             block = self._block[linear.name]
@@ -171,7 +173,7 @@ def _shape(projection: Projection) -> str:
     return f"{len(projection.p_out)} x {len(projection.p_in)}"
 
 
-class _Head:
+class HeadFactors:
     """Collects the head's projected inputs and gradients while `Backward` goes through its chunks."""
 
     def __init__(
@@ -184,6 +186,7 @@ class _Head:
         )
 
     def __call__(self, windows: Tensor, positions: Tensor, inputs: Tensor, gradients: Tensor) -> None:
+        """Take a chunk, as `Backward` gives it."""
         self.inputs[windows, positions] = inputs @ self.projection.p_in.T
         self.gradients[windows, positions] = gradients @ self.projection.p_out.T
 

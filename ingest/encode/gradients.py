@@ -14,6 +14,7 @@ from attrstore.errors import InputError, MismatchError
 from attrstore.ingest.encode import fitted, kronecker, projection
 from attrstore.ingest.encode.capture import GradientEncoder
 from attrstore.ingest.encode.job import Encoded, EncodingJob, refuse_other_recipe
+from attrstore.ingest.encode.low_rank import LowRankEncoder
 from attrstore.ingest.encode.recipes import WHITENING, GradientFields, GradientRecipe
 from attrstore.ingest.model import causal, linear, optimizer, sequences
 from attrstore.ingest.model.rendering import chat_template
@@ -68,12 +69,12 @@ def ingest_gradients(
     moments: dict[str, optimizer.SecondMoment] = {}
     if optimizer_state is not None:
         moments = optimizer.second_moments(optimizer_state, loaded.model, maps, recipe.correction)
-    spec = recipe.spec(loaded, _moments_fingerprint(moments)) | chat_template(store, loaded.tokenizer)
+    spec = recipe.spec(loaded, moments_fingerprint(moments)) | chat_template(store, loaded.tokenizer)
     projections = {
         m.name: projection.make(m, dim=recipe.projection_dim, seed=recipe.seed, moment=moments.get(m.name))
         for m in maps
     }
-    gradient_encoder = GradientEncoder(loaded.model, maps, projections, _block_of(recipe.blocks))
+    gradient_encoder = _encoding(loaded, maps, projections, recipe)
     encoder = Encoder(
         "gradient",
         name or recipe.name(corrected=bool(moments)),
@@ -87,7 +88,15 @@ def ingest_gradients(
     ) as run:
         _prepare(store, encoder, loaded, maps, projections, gradient_encoder, recipe.batch_tokens)
         job = EncodingJob(
-            store, encoder, loaded, gradient_encoder.encode, recipe.batch_tokens, recipe.long, run, progress
+            store,
+            encoder,
+            loaded,
+            gradient_encoder.encode,
+            recipe.batch_tokens,
+            recipe.long,
+            run,
+            progress,
+            encode_queries=gradient_encoder.encode_queries,
         )
         return job()
 
@@ -98,7 +107,7 @@ def _prepare(
     loaded: LoadedModel,
     maps: list[LinearMap],
     projections: dict[str, Projection],
-    gradient_encoder: GradientEncoder,
+    gradient_encoder: GradientEncoder | LowRankEncoder,
     batch_tokens: int,
 ) -> None:
     """Record model and encoder; what is fitted to the corpus is fitted once and kept."""
@@ -119,7 +128,7 @@ def _prepare(
 
 def reopen(
     store: Store, encoder: Encoder, *, model: str | Path | None = None, device: str = "auto"
-) -> tuple[LoadedModel, GradientEncoder]:
+) -> tuple[LoadedModel, GradientEncoder | LowRankEncoder]:
     """Make an encoder of the store ready to encode new texts; nothing is written.
 
     Args:
@@ -135,23 +144,37 @@ def reopen(
             f"{encoder.name}: made with --correction full, whose matrices are too large to keep in a store, so "
             "single prompts cannot be encoded. Use an encoder with --correction factored."
         )
-    known = "SELECT path FROM models WHERE fingerprint = $id"
-    path = model or store.value(known, {"id": encoder.model_fingerprint})
-    loaded = causal.load(path, device=device, dtype=recipe.dtype)
-    if loaded.fingerprint != encoder.model_fingerprint:
-        raise MismatchError(
-            f"--model {path}: fingerprint {loaded.fingerprint}, and {encoder.name} was made with "
-            f"{encoder.model_fingerprint}. Give the folder of that model with --model."
-        )
+    loaded = known_model(store, encoder, model, device)
     maps = linear.find(loaded.model, recipe.modules)
     projections = {
         m.name: projection.make(m, dim=recipe.projection_dim, seed=recipe.seed, moment=None) for m in maps
     }
     fitted.load(store, encoder, projections)
-    return loaded, GradientEncoder(loaded.model, maps, projections, _block_of(recipe.blocks))
+    return loaded, _encoding(loaded, maps, projections, recipe)
 
 
-def _block_of(blocks: str) -> Callable[[LinearMap], str]:
+def _encoding(
+    loaded: LoadedModel, maps: list[LinearMap], projections: dict[str, Projection], recipe: GradientRecipe
+) -> GradientEncoder | LowRankEncoder:
+    if recipe.rank is not None:
+        return LowRankEncoder(loaded.model, maps, projections, recipe.rank, recipe.query_rank)
+    return GradientEncoder(loaded.model, maps, projections, block_of(recipe.blocks))
+
+
+def known_model(store: Store, encoder: Encoder, model: str | Path | None, device: str) -> LoadedModel:
+    """Load the model that an encoder was made with: from `model`, or where the store last saw it."""
+    known = "SELECT path FROM models WHERE fingerprint = $id"
+    path = model or store.value(known, {"id": encoder.model_fingerprint})
+    loaded = causal.load(path, device=device, dtype=encoder.spec["dtype"])
+    if loaded.fingerprint != encoder.model_fingerprint:
+        raise MismatchError(
+            f"--model {path}: fingerprint {loaded.fingerprint}, and {encoder.name} was made with "
+            f"{encoder.model_fingerprint}. Give the folder of that model with --model."
+        )
+    return loaded
+
+
+def block_of(blocks: str) -> Callable[[LinearMap], str]:
     """Name the block of a map: itself, its part of the layer (`...3.mlp`), or its layer (`...3`)."""
 
     def name(m: LinearMap) -> str:
@@ -163,7 +186,7 @@ def _block_of(blocks: str) -> Callable[[LinearMap], str]:
     return name
 
 
-def _moments_fingerprint(moments: dict[str, optimizer.SecondMoment]) -> str | None:
+def moments_fingerprint(moments: dict[str, optimizer.SecondMoment]) -> str | None:
     """Hash the second moments that are used: 16 hexadecimal digits."""
     if not moments:
         return None

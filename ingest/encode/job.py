@@ -18,7 +18,7 @@ from attrstore.errors import Interrupted, MismatchError
 from attrstore.ingest.model import sequences
 from attrstore.ingest.stopping import ctrl_c
 from attrstore.progress import Progress, silent
-from attrstore.vectors import codes, encoders
+from attrstore.vectors import encoders, packing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -79,6 +79,7 @@ class EncodingJob:
     run: Run
     progress: Progress = silent
     texts: Itemise = sequences
+    encode_queries: Encode | None = None  # `encode`, if not given
 
     def __call__(self) -> Encoded:
         """Do all pending work; raises `Interrupted` after the open batch when the user presses Ctrl-C."""
@@ -117,7 +118,7 @@ class EncodingJob:
     def _encode_all(
         self,
         items: Sequence[Item],
-        table_of: Callable[..., pyarrow.Table],
+        table_of: Callable[[Batch | list[Item]], pyarrow.Table],
         statement: str,
         stopped: list[bool],
         report: Callable[[int], None],
@@ -127,7 +128,7 @@ class EncodingJob:
         with ThreadPoolExecutor(1, "attrstore-writer") as writer:
             pending: Future[None] | None = None
             for batch in self._work(items):
-                table = table_of(batch if isinstance(batch, list) else batch.items, self._vectors(batch))
+                table = table_of(batch)
                 if pending is not None:
                     pending.result()
                 pending = writer.submit(self._write, statement, table)
@@ -149,9 +150,6 @@ class EncodingJob:
             yield skipped
         yield from sequences.batches([item for item in items if item.windows], self.batch_tokens)
 
-    def _vectors(self, batch: Batch | list[Item]) -> tuple[Tensor, Tensor] | None:
-        return None if isinstance(batch, list) else self.encode(batch)
-
     def _write(self, statement: str, table: pyarrow.Table) -> None:
         with self.store.transaction(), self.store.registered(encoded=table):
             self.store.named("encodings", statement, self._key)
@@ -163,20 +161,24 @@ class EncodingJob:
 
     # One Arrow table a batch
 
-    def _example_table(self, items: Sequence[Item], encoded: tuple[Tensor, Tensor] | None) -> pyarrow.Table:
-        columns = _common(items, encoded, "example_id", self.encoder.kind)
-        if encoded is None:
-            return pyarrow.table({**columns, "code": _nulls(items), "scales": _nulls(items)})
-        code = codes.CODES[self.encoder.code]
-        quantised, scales = codes.encode(encoded[0], self.encoder.blocks, code)
+    def _example_table(self, batch: Batch | list[Item]) -> pyarrow.Table:
+        if isinstance(batch, list):
+            columns = _common(batch, None, "example_id", self.encoder.kind)
+            return pyarrow.table({**columns, "code": _nulls(batch), "scales": _nulls(batch)})
+        encoded = self.encode(batch)
+        columns = _common(batch.items, encoded, "example_id", self.encoder.kind)
+        quantised, scales = packing.examples(self.encoder, encoded[0])
         finite = _finite(encoded[0])
         return pyarrow.table({**columns, "code": _blobs(quantised, finite), "scales": _blobs(scales, finite)})
 
-    def _query_table(self, items: Sequence[Item], encoded: tuple[Tensor, Tensor] | None) -> pyarrow.Table:
-        columns = _common(items, encoded, "query_id", self.encoder.kind)
-        if encoded is None:
-            return pyarrow.table({**columns, "vector": _nulls(items)})
-        return pyarrow.table({**columns, "vector": _blobs(encoded[0].view(torch.uint8), _finite(encoded[0]))})
+    def _query_table(self, batch: Batch | list[Item]) -> pyarrow.Table:
+        if isinstance(batch, list):
+            columns = _common(batch, None, "query_id", self.encoder.kind)
+            return pyarrow.table({**columns, "vector": _nulls(batch)})
+        encoded = (self.encode_queries or self.encode)(batch)
+        columns = _common(batch.items, encoded, "query_id", self.encoder.kind)
+        packed = packing.queries(self.encoder, encoded[0])
+        return pyarrow.table({**columns, "vector": _blobs(packed, _finite(encoded[0]))})
 
 
 def _common(

@@ -92,7 +92,8 @@ CREATE OR REPLACE MACRO agreement_at(depth) AS TABLE
 WITH numbered AS (
     SELECT
         scoring_id, name, n_examples, row_number() OVER (ORDER BY family, name) AS number,
-        (spec ->> 'top_k')::BIGINT AS top_k, family = 'influence' AND 2 * top_k >= n_examples AS whole
+        (spec ->> 'top_k')::BIGINT AS top_k, family = 'influence'
+            AND CASE WHEN spec ->> 'candidates' IS NULL THEN 2 * top_k ELSE top_k END >= n_examples AS whole
     FROM scorings
 ),
 lists AS (

@@ -342,6 +342,7 @@ DELETE FROM terms WHERE df <= 0;
 DELETE FROM postings WHERE example_id IN (SELECT id FROM replaced);
 DELETE FROM lexical_stats WHERE example_id IN (SELECT id FROM replaced);
 DELETE FROM tail_patches WHERE example_id IN (SELECT id FROM replaced);
+DELETE FROM exact_scores WHERE example_id IN (SELECT id FROM replaced);
 DELETE FROM subset_losses;
 DELETE FROM scores;
 DELETE FROM scoring_queries;
@@ -356,6 +357,7 @@ DELETE FROM curvatures WHERE side = 'queries' AND encoder_id IN (
     SELECT encoder_id FROM query_encodings WHERE query_id IN (SELECT id FROM replaced));
 DELETE FROM query_encodings WHERE query_id IN (SELECT id FROM replaced);
 DELETE FROM tail_patches WHERE query_id IN (SELECT id FROM replaced);
+DELETE FROM exact_scores WHERE query_id IN (SELECT id FROM replaced);
 DELETE FROM subset_losses WHERE query_id IN (SELECT id FROM replaced);
 DELETE FROM query_losses WHERE query_id IN (SELECT id FROM replaced);
 DELETE FROM scores;

@@ -1,0 +1,69 @@
+"""The command that re-ranks: exact scores for the strongest candidates."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+import attrstore
+from attrstore.cli.common import counted, store_argument
+
+
+@click.command("rerank")
+@store_argument
+@click.argument("candidates", metavar="SCORING")
+@click.option(
+    "--top",
+    default=200,
+    show_default=True,
+    metavar="N",
+    help="Candidates of each query: SCORING's N strongest.",
+)
+@click.option(
+    "--method", type=click.Choice(["cosine-block", "cosine", "dot"]),
+    help="Computed from whole gradients.  [default: the one with SCORING's norm, or cosine-block]",
+)  # fmt: skip
+@click.option("--queries", type=int, metavar="N", help="Only the first N queries.")
+@click.option("--name", help="Of the new scoring; 'METHOD exact, N of SCORING' if not given.")
+@click.option(
+    "--encoder", metavar="NAME",
+    help="Gradient encoder whose model, correction and maps are taken; SCORING's, or the newest, if not given.",
+)  # fmt: skip
+@click.option(
+    "--model", type=click.Path(path_type=Path), help="The model's folder; where ingest saw it, if not given."
+)
+@click.option(
+    "--optimizer-state", type=click.Path(path_type=Path),
+    help="File with the optimizer's state_dict, for an encoder made with --correction full.",
+)  # fmt: skip
+@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
+@click.option("--batch-tokens", type=int, default=2048, show_default=True, help="Padded tokens in a batch.")
+def rerank_command(
+    store: Path,
+    candidates: str,
+    top: int,
+    method: str | None,
+    queries: int | None,
+    name: str | None,
+    **source: Any,
+) -> None:
+    """Score the strongest candidates of each query again, with nothing approximated, as a scoring of its own.
+
+    Gradients are whole: neither projected nor quantised. A pair is computed once and kept in `exact_scores`, so a
+    stopped or killed job goes on with the same command. Examples that are not among the candidates are not in the new
+    scoring, and count 0 in its metrics.
+
+    \b
+    Example: attrstore rerank facts.duckdb cosine-block --top 100
+    """
+    from attrstore.ingest.measure.rerank import Source, rerank
+
+    with attrstore.open(store, writable=True) as opened, counted("candidates scored") as progress:
+        scoring = rerank(
+            opened, candidates, top=top, method=method, queries=queries, name=name, source=Source(**source),
+            progress=progress,
+        )  # fmt: skip
+    click.echo(f"{scoring.name}: {scoring.n_scores:,} pairs scored from whole gradients.")
+    click.echo(f"Next: attrstore report {store}")

@@ -1,0 +1,315 @@
+"""Score the strongest candidates of a scoring again, from whole gradients: nothing projected, nothing quantised."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+import uuid
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pyarrow
+import torch
+from torch import Tensor
+
+from attrstore import scoring
+from attrstore.errors import InputError, Interrupted, MismatchError
+from attrstore.ingest.encode import fitted, gradients, projection
+from attrstore.ingest.measure.exact import ExactGradients
+from attrstore.ingest.model import linear, optimizer, sequences
+from attrstore.ingest.stopping import ctrl_c
+from attrstore.methods import Ranking
+from attrstore.runs import recorded
+from attrstore.statements import statement
+from attrstore.vectors import encoders
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from attrstore.ingest.model.causal import LoadedModel
+    from attrstore.ingest.model.sequences import Item
+    from attrstore.runs import Run
+    from attrstore.scoring import Scoring
+    from attrstore.store import Store
+    from attrstore.vectors.encoders import Encoder
+
+NORMS = {"dot": "none", "cosine": "vector", "cosine-block": "block"}  # method: the norm that it divides by
+# What an encoder's gradients depend on; its projection and its code are not among it.
+RECIPE = (
+    "model", "tokenizer", "correction", "optimizer_state", "modules", "blocks", "dtype", "context", "long", "loss",
+    "chat_template",
+)  # fmt: skip
+COMMIT_SECONDS = 2.0  # a killed job loses at most so much work
+SHARD = 4096  # candidates whose texts are read at once
+HELD_BYTES = 2**30  # of the queries' factors; more queries are taken in turn
+TINY = 1e-300
+NOISE = 1e-7  # a block of less than this share of its gradient's norm is the rounding of a zero, and has no direction
+
+
+@dataclass(frozen=True)
+class Source:
+    """Whose gradients are taken.
+
+    Args:
+        encoder: name or id of a gradient encoder, for its model, correction, maps and blocks; that of the scoring, or
+            the store's newest, if not given.
+        model: the model's folder; where ingest saw it, if not given.
+        optimizer_state: file of the optimizer's state_dict, for an encoder made with --correction full.
+        device: auto, cpu, cuda.
+        batch_tokens: padded tokens of a batch.
+    """
+
+    encoder: str | None = None
+    model: str | Path | None = None
+    optimizer_state: str | Path | None = None
+    device: str = "auto"
+    batch_tokens: int = 2048
+
+
+class First(NamedTuple):
+    """The scoring whose candidates are taken."""
+
+    scoring_id: str
+    family: str
+    method: str
+    spec: dict[str, Any]
+    encoder_id: str | None
+    n_examples: int
+
+
+def rerank(
+    store: Store,
+    candidates: str,
+    *,
+    top: int = 200,
+    method: str | None = None,
+    queries: int | None = None,
+    name: str | None = None,
+    source: Source = Source(),
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Scoring:
+    """Rank the `top` strongest proponents of each query again by exact scores, as a scoring of its own.
+
+    A gradient here is the whole one: corrected by the optimizer's state as the encoder's are, float32, neither
+    projected nor quantised, and so are the norms. Examples that are not among a query's candidates are not in the
+    new scoring: they have no rank, and count 0 in its metrics.
+
+    Args:
+        candidates: name of a scoring, of any method.
+        top: how many of its proponents; it must have kept as many (`score --top-k`).
+        method: dot, cosine or cosine-block; if not given the one with the scoring's norm, or cosine-block.
+        queries: only the first so many of the store, by query_id.
+        name: of the new scoring; `METHOD exact, TOP of SCORING` if not given.
+        source: whose gradients.
+
+    Raises:
+        InputError: no such scoring, encoder or method, or an option is unusable.
+        MismatchError: the folder holds another model, or the file another optimizer state.
+        Interrupted: the user pressed Ctrl-C; what was computed is committed.
+    """
+    first = _first(store, candidates, top, queries)
+    method = _method(method, first)
+    encoder = _encoder(store, first, source.encoder)
+    loaded, exact = _open(store, encoder, source)
+    recipe = _recipe(encoder)
+    name = name or f"{method} exact, {top} of {candidates}"
+    with recorded(
+        store, "rerank", candidates=candidates, top=top, method=method, queries=queries, name=name, recipe=recipe
+    ) as run:  # fmt: skip
+        key = {"scoring": first.scoring_id, "top": top, "recipe": recipe}
+        long, loss = str(encoder.spec["long"]), str(encoder.spec.get("loss", "auto"))
+        job = Job(store, key, loaded, exact, long, loss, source.batch_tokens, run, progress)
+        asked = job(2**62 if queries is None else queries)
+        ranked = {**key, "method": method, "queries": asked}
+        pairs = store.sql(statement("rerank", "ranked"), ranked).to_arrow_table()
+        spec = {
+            "norm": NORMS[method],
+            "curvature": "none",
+            "exact": True,
+            "candidates": top,
+            "candidates_of": candidates,
+            "candidates_spec": first.spec,
+            "queries": queries,
+            "top_k": top,
+            "where": first.spec.get("where"),
+        }
+        ranking = Ranking(pairs, first.n_examples, spec, encoder.encoder_id, query_ids=asked)
+        made = scoring.Scoring(name, uuid.uuid4().hex[:12], first.n_examples, len(pairs), spec)
+        scoring.write_scoring(store, made, ranking, family="influence", method=method)
+    return made
+
+
+def _method(wanted: str | None, first: First) -> str:
+    """Return the method that was asked for, or the one with the scoring's norm."""
+    if wanted is None:
+        return next((m for m, norm in NORMS.items() if norm == first.spec.get("norm")), "cosine-block")
+    if wanted not in NORMS:
+        raise InputError(
+            f"--method {wanted}: cannot be computed from whole gradients; there are {', '.join(NORMS)}"
+        )
+    return wanted
+
+
+def _first(store: Store, name: str, top: int, queries: int | None) -> First:
+    """Return the scoring called `name`, which must have kept so many proponents."""
+    for option, number in (("--top", top), ("--queries", queries)):
+        if number is not None and number < 1:
+            raise InputError(f"{option} {number}: must be at least 1")
+    rows = store.named("rerank", "scoring", {"name": name}).fetchall()
+    if not rows:
+        known = ", ".join(row[0] for row in store.rows("SELECT name FROM scorings ORDER BY created, name"))
+        raise InputError(f"{store.path}: no scoring is called {name}; there are {known or 'none'}.")
+    first = First(*rows[0])
+    first = first._replace(spec=json.loads(str(first.spec)))
+    kept = int(first.spec.get("top_k") or 0)
+    if min(top, first.n_examples) > kept:
+        raise InputError(
+            f"--top {top}: the scoring {name} keeps {kept} proponents of each query. Score again with "
+            f"--top-k {top}, or re-rank fewer."
+        )
+    return first
+
+
+def _encoder(store: Store, first: First, wanted: str | None) -> Encoder:
+    of_gradients = {encoder.encoder_id for encoder in encoders.load_all(store, "gradient")}
+    if wanted is None and first.encoder_id in of_gradients:
+        wanted = first.encoder_id
+    return encoders.choose(store, "gradient", wanted)
+
+
+def _recipe(encoder: Encoder) -> str:
+    """Return a digest of what the encoder's gradients depend on: 16 hexadecimal digits."""
+    kept = {key: encoder.spec[key] for key in RECIPE if key in encoder.spec}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _open(store: Store, encoder: Encoder, source: Source) -> tuple[LoadedModel, ExactGradients]:
+    """Load the encoder's model and its correction."""
+    spec = encoder.spec
+    if spec["kronecker"] is not None:
+        raise InputError(
+            f"{encoder.name}: made with --kronecker, whose whitening is part of its projection and not kept apart. "
+            "Give --encoder NAME of one that was made without."
+        )
+    loaded = gradients.known_model(store, encoder, source.model, source.device)
+    maps = linear.find(loaded.model, spec["modules"])
+    moments: dict[str, optimizer.SecondMoment] = {}
+    if spec["correction"] == "full":
+        if source.optimizer_state is None:
+            raise InputError(
+                f"{encoder.name}: made with --correction full, which the store does not keep. Give --optimizer-state."
+            )
+        moments = optimizer.second_moments(source.optimizer_state, loaded.model, maps, "full")
+        found = gradients.moments_fingerprint(moments)
+        if found != spec["optimizer_state"]:
+            raise MismatchError(
+                f"--optimizer-state {source.optimizer_state}: fingerprint {found}, and {encoder.name} was made with "
+                f"{spec['optimizer_state']}. Give the same file."
+            )
+    corrections = {m.name: projection.make(m, dim=1, seed=0, moment=moments.get(m.name)) for m in maps}
+    fitted.load(store, encoder, corrections)
+    return loaded, ExactGradients(loaded.model, maps, corrections, gradients.block_of(spec["blocks"]))
+
+
+@dataclass
+class Job:
+    """Computes the pairs of a work list that have no exact score yet."""
+
+    store: Store
+    key: dict[str, Any]  # scoring, top, recipe
+    loaded: LoadedModel
+    exact: ExactGradients
+    long: str
+    loss: str
+    batch_tokens: int
+    run: Run
+    progress: Callable[[int, int], None]
+    parts: list[tuple[Tensor, ...]] = field(default_factory=list)  # computed and not yet committed
+    committed_at: float = field(default_factory=time.monotonic)
+
+    def __call__(self, queries: int) -> list[int]:
+        """Compute for the first `queries` queries; return those that can be asked."""
+        first = {"scoring": self.key["scoring"], "queries": queries}
+        asked = [query_id for (query_id,) in self.store.named("rerank", "asked", first).fetchall()]
+        rows = self.store.named("tail_patch", "queries", {"ids": asked}).fetchall()
+        items = sequences.queries(sorted(rows), self.loaded.tokenizer, self.loaded.context)
+        items = [item for item in items if item.windows]
+        if not items:
+            raise InputError(f"{self.store.path}: the scoring ranked none of these queries.")
+        with ctrl_c() as stopped:
+            for group in self._groups(items):
+                self._group(group, stopped)
+        return [item.key for item in items]
+
+    def _groups(self, items: Sequence[Item]) -> Iterator[list[Item]]:
+        """Split the queries so that the factors of each group fit."""
+        width = sum(m.n_out + (1 if m.role == "embedding" else m.n_in) for m in self.exact.maps)
+        group: list[Item] = []
+        n_tokens = 0
+        for item in items:
+            if group and (n_tokens + item.length) * width * 4 > HELD_BYTES:
+                yield group
+                group, n_tokens = [], 0
+            group.append(item)
+            n_tokens += item.length
+        yield group
+
+    def _group(self, queries: list[Item], stopped: list[bool]) -> None:
+        ids = [item.key for item in queries]
+        work = dict(self.store.named("rerank", "pending", {**self.key, "queries": ids}).fetchall())
+        if not work:
+            return
+        held, squares = self.exact.hold(list(sequences.batches(queries, self.batch_tokens)))
+        row_of = {item.key: row for row, item in enumerate(held)}
+        keys = torch.tensor([item.key for item in held])
+        done = 0
+        for items in self._examples(list(work)):
+            for batch in sequences.batches(items, self.batch_tokens):
+                wanted = [torch.tensor(sorted(row_of[q] for q in work[item.key])) for item in batch.items]
+                found = self.exact.products(batch, wanted)
+                for item, rows, of_pairs, own in zip(batch.items, wanted, *found, strict=True):
+                    scores = _scores(of_pairs, squares[rows.to(squares.device)], own)
+                    self.parts.append((keys[rows], torch.full_like(rows, item.key), *scores))
+                done += len(batch.items)
+                self.progress(done, len(work))
+                self._commit(now=stopped[0])
+                if stopped[0]:
+                    raise Interrupted(
+                        f"stopped after {self.run.rows:,} pairs, all committed. Run the same command again to go on."
+                    )
+        self._commit(now=True)
+
+    def _examples(self, ids: list[int]) -> Iterator[list[Item]]:
+        tokenizer, context = self.loaded.tokenizer, self.loaded.context
+        for start in range(0, len(ids), SHARD):
+            rows = self.store.named("tail_patch", "examples", {"ids": ids[start : start + SHARD]}).fetchall()
+            found = sequences.examples(sorted(rows), tokenizer, context, self.long, self.loss)
+            yield [item for item in found if item.windows]
+
+    def _commit(self, *, now: bool) -> None:
+        if not self.parts or not (now or time.monotonic() - self.committed_at > COMMIT_SECONDS):
+            return
+        columns = ("query_id", "example_id", "dot", "cosine", "cosine_block")
+        arrays = (torch.cat(column).cpu().numpy() for column in zip(*self.parts, strict=True))
+        table = pyarrow.table(dict(zip(columns, arrays, strict=True)))
+        with self.store.transaction(), self.store.registered(measured=table):
+            self.store.named("rerank", "insert", {"recipe": self.key["recipe"]})
+        self.run.rows += len(table)
+        self.parts = []
+        self.committed_at = time.monotonic()
+
+
+def _scores(products: Tensor, of_queries: Tensor, of_example: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return a pair's score by each method, from its blocks: products [p, B], squared norms [p, B] and [B]."""
+    dot = products.sum(dim=1)
+    whole = (of_queries.sum(dim=1) * of_example.sum()).sqrt().clamp(min=TINY)
+    each = (of_queries * of_example).sqrt().clamp(min=TINY)
+    directed = _directed(of_queries) & _directed(of_example)
+    return dot.float(), (dot / whole).float(), (products / each * directed).mean(dim=1).float()
+
+
+def _directed(squares: Tensor) -> Tensor:
+    """Tell which blocks are more than rounding: bool of the shape of squared norms [..., B]."""
+    return squares > NOISE**2 * squares.sum(dim=-1, keepdim=True)
