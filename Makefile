@@ -33,6 +33,7 @@ floor newest:
 # torch comes first and pinned: an unpinned resolve takes gigabytes of CUDA packages.
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	@echo "Installing into $(VENV): torch (about 200 MB), then the rest."
+	$(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt torch
+	$(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
 	touch $@

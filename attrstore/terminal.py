@@ -60,23 +60,27 @@ def say_wrapped(text: str, *, indent: int = 0, err: bool = False) -> None:
 
 
 def print_table(
-    columns: Sequence[str], rows: Iterable[Row], *, title: str | None = None, full: bool = False
+    columns: Sequence[str],
+    rows: Iterable[Row],
+    *,
+    title: str | None = None,
+    full: bool = False,
+    once: bool = False,
 ) -> None:
     """Print rows as tables on stdout that fit its width: several below one another where one is too wide.
 
-    Numbers are right-aligned. A text is cut after 300 characters unless `full`.
+    Numbers are right-aligned. A text is cut after 300 characters unless `full`. With
+    `once`, a text that all rows have is said once, before them, where the table is too wide.
     """
     rows = [list(row) for row in rows]
-    lines = table_lines(columns, rows, width(), full=full)
+    lines = table_lines(columns, rows, width(), full=full, once=once)
     say("\n".join([title, *lines] if title else lines))
 
 
-def table_lines(columns: Sequence[str], rows: Sequence[Row], room: int, *, full: bool = False) -> list[str]:
-    """Return the lines of `print_table` for `room` columns.
-
-    Where they do not fit side by side, texts that all rows have are said once, before the others, and
-    a single row is one line a column.
-    """
+def table_lines(
+    columns: Sequence[str], rows: Sequence[Row], room: int, *, full: bool = False, once: bool = False
+) -> list[str]:
+    """Return the lines of `print_table` for `room` columns; a single row that is too wide is one line a column."""
     cells = [[cell(value, full=full) for value in row] for row in rows]
     made = [
         Column(plain(name), [row[i] for row in cells], any(_is_number(row[i]) for row in rows))
@@ -84,7 +88,7 @@ def table_lines(columns: Sequence[str], rows: Sequence[Row], room: int, *, full:
     ]
     if len(rows) < 2:
         return _record(made, room) if rows and _taken(made) > room else _panels(made, room)
-    if _taken(made) > room:
+    if once and _taken(made) > room:
         same = [column for column in made if not column.numeric and len(set(column.cells)) == 1]
         others = [column for column in made if column not in same]
         if same and others:

@@ -129,7 +129,7 @@ def test_lines_break_between_words_and_keep_leading_spaces() -> None:
 
 def test_columns_are_chosen() -> None:
     rows = [["q", i, "one text of a few words, said twice, " * 2, 0.5] for i in range(2)]
-    assert table_lines(["query", "n", "text", "x"], rows, 40) == [
+    assert table_lines(["query", "n", "text", "x"], rows, 40, once=True) == [
         "query  q",
         "text   one text of a few words, said",
         "       twice, one text of a few words,",

@@ -154,7 +154,7 @@ def _print(store: attrstore.Store, relation: duckdb.DuckDBPyRelation, *, full: b
     from attrstore.export import batches
 
     rows = [row for batch in batches(store, relation.limit(TABLE_ROWS + 1)) for row in batch]
-    print_table(relation.columns, rows[:TABLE_ROWS], full=full)
+    print_table(relation.columns, rows[:TABLE_ROWS], full=full, once=True)
     if len(rows) > TABLE_ROWS:
         say(f"First {TABLE_ROWS:,} rows. All of them: --format csv", err=True)
 

@@ -23,8 +23,8 @@ MODEL = "model"
 # Everything that the demo writes; `--force` removes these and nothing else.
 OWN = ("corpus.jsonl", "queries.jsonl", "labels.jsonl", MODEL, STORE, f"{STORE}.wal")
 METHODS = ("dot", "cosine", "trak", "trackstar", "trackstar-block", "cosine-block", "bm25")
-# Of TrackStar's family, what cosine-block ranks first moves the demo's model most (benchmarks/RESULTS.md).
 INFLUENCE, RETRIEVAL = "cosine-block", "bm25"
+MEASURED = 30  # facts whose proponents are measured
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ class Demo:
     """A finished demo."""
 
     store: Path
+    model: Path
     trained: Progress
     seconds: float
 
@@ -63,7 +64,8 @@ def run(
         with attrstore.open(folder / STORE, create=True) as store:
             _ingest(store, folder, say)
             _score(store, say)
-    return Demo(folder / STORE, trained, time.perf_counter() - began)
+            _measure(store, folder, say)
+    return Demo(folder / STORE, folder / MODEL, trained, time.perf_counter() - began)
 
 
 def _make_room(folder: Path, force: bool) -> None:
@@ -91,7 +93,7 @@ def _write_world(folder: Path, seed: int, say: Callable[[str], None]) -> None:
     world.write(folder)
     stating = sum(fact.frequency for fact in world.facts)
     say(
-        f"1/4 World {seed}: {len(world.facts)} facts, {len(world.sentences):,} sentences; "
+        f"1/5 World {seed}: {len(world.facts)} facts, {len(world.sentences):,} sentences; "
         f"{stating:,} of them state a fact, the others only share its names or none."
     )
 
@@ -102,7 +104,7 @@ def _train(folder: Path, seed: int, recipe: Training | None, say: Callable[[str]
     def report(now: Progress) -> None:
         say(f"    {now.step:>5} {now.loss:>8.3f} {now.recall:>8.0%} {now.seconds:>7.0f} s")
 
-    say("2/4 Training a small Llama on them. Facts known: the share of prompts it answers exactly.")
+    say("2/5 Training a small Llama on them. Facts known: the share of prompts it answers exactly.")
     say(f"    {'step':>5} {'loss':>8} {'known':>8} {'time':>9}")
     corpus, queries = folder / "corpus.jsonl", folder / "queries.jsonl"
     return train(corpus, queries, folder / MODEL, seed=seed, recipe=recipe, report=report)
@@ -115,7 +117,7 @@ def _ingest(store: Store, folder: Path, say: Callable[[str], None]) -> None:
     from attrstore.ingest.files.queries import ingest_queries
     from attrstore.ingest.lexical import ingest_lexical
 
-    say("3/4 Ingesting files, words and gradients.")
+    say("3/5 Ingesting files, words and gradients.")
     ingest_corpus(store, [folder / "corpus.jsonl"])
     ingest_queries(store, [folder / "queries.jsonl"])
     ingest_labels(store, [folder / "labels.jsonl"])
@@ -129,9 +131,25 @@ def _ingest(store: Store, folder: Path, say: Callable[[str], None]) -> None:
 def _score(store: Store, say: Callable[[str], None]) -> None:
     from attrstore.scoring import score
 
-    say(f"4/4 Scoring: {', '.join(METHODS)}.")
+    say(f"4/5 Scoring: {', '.join(METHODS)}.")
     for method in METHODS:
         score(store, method)
+
+
+def _measure(store: Store, folder: Path, say: Callable[[str], None]) -> None:
+    from attrstore.ingest.measure.tail_patch import tail_patch
+
+    began = time.perf_counter()
+    measured = tail_patch(
+        store,
+        scorings=[INFLUENCE, RETRIEVAL],
+        queries=MEASURED,
+        optimizer_state=folder / MODEL / "optimizer.pt",
+    )
+    say(
+        f"5/5 Tail-patch: one training step on each of the ten strongest of {MEASURED} facts by {INFLUENCE} and by "
+        f"{RETRIEVAL}:\n    {measured.examples:,} steps in {time.perf_counter() - began:.0f} s"
+    )
 
 
 @contextmanager
