@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check bench format floor newest
+.PHONY: demo test check bench docs format floor newest
 
 demo: $(VENV)/.installed
 	$(BIN)/attrstore demo demo --force
@@ -18,6 +18,10 @@ check: $(VENV)/.installed
 # ATTRSTORE_DATA and ATTRSTORE_BERGSON_PYTHON come from the environment; BENCH="--quick --only bm25" chooses.
 bench: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.suite $(BENCH)
+
+docs: $(VENV)/.installed
+	$(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt --editable ".[docs]"
+	$(BIN)/mkdocs build --strict
 
 format: $(VENV)/.installed
 	$(BIN)/ruff format .

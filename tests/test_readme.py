@@ -1,4 +1,4 @@
-"""Every command and every line of Python in the README runs, in order, on a tiny model."""
+"""Every command and every line of Python in the README and in docs/ runs, in order, on a tiny model."""
 
 from __future__ import annotations
 
@@ -20,15 +20,17 @@ from tests import tiny
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+DOCS = {path.name: path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md"))}
+BLOCK = re.compile(r"^```(sh|python)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+# Each on a store in which all of the README ran; the journey brings its own data.
+PAGES = ["index.md", "inputs.md", "methods.md", "views.md", "evaluation.md", "lds.md"]
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
-
-
-def test_every_command_and_the_python_example_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    tiny.adam_state(tiny.checkpoint(tmp_path / "model"))
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which everything of the README ran."""
+    folder = tmp_path_factory.mktemp("readme")
+    tiny.adam_state(tiny.checkpoint(folder / "model"))
     rows: dict[str, list[dict[str, object]]] = {
         "corpus": [{"id": f"e-{i}", "text": text} for i, text in enumerate(tiny.sentences(20))],
         "queries": [
@@ -36,29 +38,52 @@ def test_every_command_and_the_python_example_run(tmp_path: Path, monkeypatch: p
             {"id": "q-1", "prompt": "e", "target": " f"},
         ],
         "labels": [{"query_id": "q-0", "example_id": "e-3", "label": 1}],
-        "losses": [{"subset": i, "query_id": f"q-{i % 2}", "loss": i / 7} for i in range(1, 33)],
     }
     for name, records in rows.items():
-        (tmp_path / f"{name}.jsonl").write_text(
-            "\n".join(json.dumps(record) for record in records), encoding="utf-8"
-        )
-    commands = [line for block in blocks("sh") for line in block.strip().splitlines()]
-    assert len(commands) >= 15
-    for command in commands:
-        program, *arguments = shlex.split(command)
-        assert program == "attrstore"
-        result = CliRunner().invoke(main, arguments)
-        assert result.exit_code == 0, (command, result.output)
-    for block in blocks("python"):
-        exec(compile(block, "README.md", "exec"), {})
+        (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, records)), encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        run(README)
+    return folder
+
+
+def run(page: str) -> int:
+    """Run the page's commands and Python in order and return how many blocks there are."""
+    found = BLOCK.findall(page)
+    for language, text in found:
+        if language == "python":
+            exec(compile(text, "page", "exec"), {})
+            continue
+        for command in text.strip().splitlines():
+            program, *arguments = shlex.split(command)
+            assert program == "attrstore"
+            result = CliRunner().invoke(main, arguments)
+            assert result.exit_code == 0, (command, result.output)
+    return len(found)
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_every_command_and_every_line_of_python_runs(
+    ran: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ran)
+    assert run(DOCS[name]) >= 1
+
+
+def test_every_page_with_commands_is_run() -> None:
+    assert {name for name, text in DOCS.items() if BLOCK.search(text)} <= {*PAGES, "journey.md", "python.md"}
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.splitlines()) < 100
 
 
 def test_the_example_of_a_method_ranks_like_its_options(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (block,) = blocks("py")
+    (block,) = re.findall(r"```py\n(.*?)```", DOCS["methods.md"], flags=re.DOTALL)
     names: dict[str, Any] = {}
-    exec(compile(block, "README.md", "exec"), names)
+    exec(compile(block, "methods.md", "exec"), names)
     method = names["TRAK_BLOCK"]
     monkeypatch.setitem(METHODS, method.name, method)
     with attrstore.open(tmp_path / "s.duckdb", create=True) as store:
@@ -85,7 +110,7 @@ def test_make_targets_exist() -> None:
 @pytest.mark.parametrize("method", METHODS.values(), ids=list(METHODS))
 def test_every_method_is_in_the_table_as_it_describes_itself(method: Method) -> None:
     row = f"| `{method.name}` | {method.paper} | {method.reads.command} | {method.cost} | {method.when} |"
-    assert row in README.splitlines()
+    assert row in DOCS["methods.md"].splitlines()
 
 
 def test_every_command_has_an_example_in_its_help() -> None:

@@ -43,7 +43,7 @@ GRADIENT_METHODS = (
         "cosine-block",
         f"{TRACKSTAR}, varied",
         "one scan",
-        "Recommended: unit length in each block; what it ranks first moves the model most.",
+        "Recommended: unit length in each block, without curvature.",
     ),
     _method(
         "trak",
@@ -61,6 +61,6 @@ GRADIENT_METHODS = (
         "trackstar-block",
         f"{TRACKSTAR}, varied",
         "two scans",
-        "The same with curvature: finds more examples that state the fact, which move the model less.",
+        "TrackStar with unit length in each block: to see what curvature changes.",
     ),
 )

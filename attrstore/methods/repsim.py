@@ -12,7 +12,7 @@ REPSIM = Method(
     paper="Li et al. 2024, arXiv 2409.19998",
     reads=Reads("representation"),
     cost="one scan; ingest is a forward pass",
-    when="Which examples look alike to the model; cheap and strong on classes.",
+    when="Which examples look alike to the model: cheap, a forward pass.",
     rank=partial(rank, "representation"),
     options=Parts(curvature="none", norm="vector"),
     takes=PUBLISHED,
