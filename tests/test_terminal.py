@@ -233,3 +233,18 @@ def test_commands_are_named_as_their_modules_have_them() -> None:
 def test_a_reason_is_given_once() -> None:
     left_out = {"dot": "no gradients", "dense": "no embeddings", "trak": "no gradients"}
     assert by_reason(left_out) == [(["dot", "trak"], "no gradients"), (["dense"], "no embeddings")]
+
+
+def test_a_misspelt_method_is_answered_with_the_nearest(hostile: Path) -> None:
+    done = run("score", hostile, "trackstr")
+    assert done.exit_code == 2
+    assert "did you mean trackstar?" in done.stderr
+
+
+def test_checkpoints_in_a_folder_are_listed_in_the_order_of_training(hostile: Path, tmp_path: Path) -> None:
+    for step in (650, 1300):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        (tmp_path / f"checkpoint-{step}" / "config.json").write_text("{}")
+    done = run("ingest", "gradients", hostile, "--model", tmp_path)
+    assert done.exit_code == 2
+    assert f"Give one: {tmp_path / 'checkpoint-650'}, {tmp_path / 'checkpoint-1300'}" in done.stderr

@@ -3,6 +3,7 @@
 Another package adds its own as entry points of the group `attrstore.methods`, each a `Method`.
 """
 
+from difflib import get_close_matches
 from functools import cache
 from importlib.metadata import entry_points
 
@@ -54,5 +55,7 @@ def find(name: str) -> Method:
     """Return the method called `name`."""
     known = every_method()
     if name not in known:
-        raise InputError(f"no method called {name}; there are {', '.join(known)}")
+        near = get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]}? There" if near else "there"
+        raise InputError(f"no method called {name}; {hint} are {', '.join(known)}")
     return known[name]

@@ -70,17 +70,32 @@ def load(path: str | Path, *, device: str = "auto", dtype: str = "float32") -> L
     if adapter is not None:
         model = adapter.attach(model)
         fingerprint = adapter.fingerprint(fingerprint)
+    if getattr(model, "loss_type", None) is None:
+        model.loss_type = (
+            "ForCausalLM"  # what it would take anyway, with a warning that GPT-2's users cannot act on
+        )
     model.eval().requires_grad_(False).to(placed)
     return LoadedModel(model, tokenizer, str(folder), fingerprint, tokenizer_fingerprint(tokenizer), placed)
 
 
 def _refuse_incomplete(folder: Path, named: str) -> None:
     if not (folder / "config.json").is_file():
+        within = sorted((path.parent for path in folder.glob("checkpoint-*/config.json")), key=_step)
+        if within:
+            raise InputError(
+                f"{named}: no config.json, but checkpoints. Give one: {', '.join(map(str, within))}"
+            )
         raise InputError(f"{named}: no config.json. Give the folder of a Hugging Face checkpoint.")
     if not list(folder.glob("*.safetensors")):
         raise InputError(
             f"{named}: no weights (*.safetensors). Save them with model.save_pretrained({str(folder)!r})."
         )
+
+
+def _step(folder: Path) -> tuple[int, str]:
+    """The order of training: checkpoint-650 comes before checkpoint-1300."""
+    digits = folder.name.removeprefix("checkpoint-")
+    return int(digits) if digits.isdigit() else 0, folder.name
 
 
 def load_known(store: Store, model: str | Path | None, device: str) -> LoadedModel:
