@@ -23,7 +23,7 @@ from attrstore.statements import statements
 from attrstore.web import marks
 from attrstore.web.address import Address
 from attrstore.web.app import application
-from attrstore.web.lease import LINGER, Lease
+from attrstore.web.lease import KEPT, LINGER, Lease, Snapshot
 from attrstore.web.markup import el, text
 from tests import hostile, scored
 
@@ -452,6 +452,14 @@ def test_the_file_is_free_again_after_a_page_and_read_anew_when_replaced(own: Pa
     with lease.open() as snapshot:
         assert snapshot.once("n", lambda s: s.value("SELECT count(*) FROM queries")) == scored.N_QUERIES - 1
     lease.close()
+
+
+def test_what_is_kept_of_a_store_has_bounds(shared: tuple[Path, scored.World]) -> None:
+    with attrstore.open(shared[0]) as store:
+        snapshot = Snapshot(store)
+        made = [snapshot.once("listed", lambda _, i=i: i, i) for i in (1, 2, 1, *range(9), 1)]  # type: ignore[misc]
+        assert made == [1, 2, 1, *range(9), 1]
+        assert len(snapshot.kept["listed"]) == KEPT["listed"]
 
 
 def test_while_another_process_writes_the_page_says_so(own: Path) -> None:

@@ -18,11 +18,14 @@ if TYPE_CHECKING:
 
     from attrstore.store import Store
 
-KEPT = 64  # results that pages share, of one state of the file
+# How many results of a kind are kept, of one state of the file: a list of queries may be long, a page is short.
+KEPT = {"listed": 4, "page": 512}
+KEPT_OTHERS = 64
 LINGER = 0.25  # seconds: opening takes longer than most pages, and a page is followed by the next
 
 Stamp = tuple[int, int, int]
 Kept = TypeVar("Kept")
+_MISSING = object()
 
 
 @dataclass(frozen=True)
@@ -30,17 +33,19 @@ class Snapshot:
     """The store in one state, and what was already found out about it."""
 
     store: Store
-    kept: OrderedDict[Hashable, object] = field(default_factory=OrderedDict)
+    kept: dict[str, OrderedDict[Hashable, object]] = field(default_factory=dict)
 
-    def once(self, key: Hashable, make: Callable[[Store], Kept]) -> Kept:
-        """Return what `make` gives for the store, from memory if another page asked for it already."""
-        if key not in self.kept:
+    def once(self, kind: str, make: Callable[[Store], Kept], key: Hashable = None) -> Kept:
+        """Return what `make` gives for the store, from memory if a page asked for it already."""
+        of_kind = self.kept.setdefault(kind, OrderedDict())
+        found = of_kind.get(key, _MISSING)
+        if found is _MISSING:
             made = make(self.store)
-            self.kept[key] = made
-            while len(self.kept) > KEPT:
-                self.kept.popitem(last=False)
+            of_kind[key] = made
+            if len(of_kind) > KEPT.get(kind, KEPT_OTHERS):
+                of_kind.popitem(last=False)
             return made
-        return cast("Kept", self.kept[key])
+        return cast("Kept", found)
 
 
 class Lease:
@@ -51,7 +56,7 @@ class Lease:
         self._changed = threading.Condition()
         self._store: Store | None = None
         self._stamp: Stamp | None = None
-        self._kept: OrderedDict[Hashable, object] = OrderedDict()
+        self._kept: dict[str, OrderedDict[Hashable, object]] = {}
         self._readers = 0
         self._idle_since = 0.0
 
@@ -70,7 +75,7 @@ class Lease:
                 now = stamp(self.path)
                 self._store = attrstore.open(self.path)
                 if now != self._stamp:
-                    self._stamp, self._kept = now, OrderedDict()
+                    self._stamp, self._kept = now, {}
                 threading.Thread(target=self._close_when_idle, daemon=True).start()
             store = copy.copy(self._store)
             store.connection = self._store.connection.cursor()

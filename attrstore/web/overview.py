@@ -143,7 +143,7 @@ def _dot(found: Interval | None, ends: tuple[float, float], scoring: Scoring, me
 def _agreement(snapshot: Snapshot, pair: Pair) -> Markup:
     ids = {"a": pair.a.scoring_id, "b": pair.b.scoring_id}
     found = dict(
-        snapshot.once(("overlaps", *ids.values()), lambda s: s.named("web", "overlaps", ids).fetchall())
+        snapshot.once("overlaps", lambda s: s.named("web", "overlaps", ids).fetchall(), (*ids.values(),))
     )
     counts = [(str(n), float(found.get(n, 0))) for n in range(11)]
     total = sum(found.values()) or 1
@@ -161,7 +161,7 @@ def _plane(snapshot: Snapshot, pair: Pair) -> Markup:
     store = snapshot.store
     last = store.named("web", "last_of_first", {"n": PLOTTED}).fetchall()[0][0]
     asked = {"a": pair.a.scoring_id, "b": pair.b.scoring_id, "last": last}
-    cells = snapshot.once(("planes", *asked.values()), lambda s: s.named("web", "planes", asked).fetchall())
+    cells = snapshot.once("planes", lambda s: s.named("web", "planes", asked).fetchall(), (*asked.values(),))
     total = sum(row[3] for row in cells)
     stated = sum(row[3] for row in cells if row[2])
     words = (
@@ -184,7 +184,7 @@ def _by(snapshot: Snapshot, address: Address, pair: Pair) -> Markup | None:
         return None
     key = address.by if address.by in short else "frequency" if "frequency" in short else short[0]
     asked = {"key": key, "a": pair.a.name, "b": pair.b.name}
-    rows = snapshot.once(("by", *asked.values()), lambda s: s.named("web", "by_value", asked).fetchall())
+    rows = snapshot.once("by", lambda s: s.named("web", "by_value", asked).fetchall(), (*asked.values(),))
     form = el(
         "form",
         hidden(address, "a", "b"),

@@ -63,7 +63,7 @@ def listed(snapshot: Snapshot, address: Address, pair: Pair | None) -> list[List
             return [Listed(*row) for row in store.named("web", "queries_in_order", chosen).fetchall()]
         return _measured(store, EVERY, pair, {**chosen, **asked})
 
-    return snapshot.once(("listed", pair and pair[:2], *chosen.values(), *asked.values()), make)
+    return snapshot.once("listed", make, (pair and pair[:2], *chosen.values(), *asked.values()))
 
 
 def queries_page(snapshot: Snapshot, address: Address) -> str:
