@@ -38,9 +38,13 @@ class Interrupted(AttrstoreError):
 IN_SHELL: ContextVar[bool] = ContextVar("in_shell", default=False)  # whether a command line is being served
 
 
-def flag(name: str) -> str:
-    """Name an option as whoever gave it wrote it: `max_length` in Python, `--max-length` in a shell."""
-    return f"--{name.replace('_', '-')}" if IN_SHELL.get() else name
+def flag(name: str, argument: str | None = None) -> str:
+    """Name an option as whoever gave it wrote it: `max_length` in Python, `--max-length` in a shell.
+
+    Args:
+        argument: its name in Python, where it is another.
+    """
+    return f"--{name.replace('_', '-')}" if IN_SHELL.get() else argument or name
 
 
 # module: the extra of attrstore that brings it

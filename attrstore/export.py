@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import duckdb
 
-from attrstore.errors import AttrstoreError, InputError
+from attrstore.errors import AttrstoreError, InputError, flag
 from attrstore.formats import write_cells, write_json
 from attrstore.originals import example_lines
 from attrstore.statements import statement
@@ -48,7 +48,9 @@ def export(store: Store, what: str, out: Path, *, file_format: str | None = None
     """
     file_format = file_format or SUFFIXES.get(out.suffix.lower())
     if file_format is None:
-        raise InputError(f"{out}: unknown ending. Use {', '.join(SUFFIXES)}, or --format.")
+        raise InputError(
+            f"{out}: unknown ending. Use {', '.join(SUFFIXES)}, or {flag('format', 'file_format')}."
+        )
     with replacing(out, beside=store) as temporary:
         if file_format in RECORDS:
             return _write_lines(temporary, _record_lines(store, what, file_format))

@@ -50,7 +50,7 @@ class Options:
 
     def __post_init__(self) -> None:
         for name, about in options_of(type(self)).items():
-            _check(flag(about.flag or name), getattr(self, name), kinds_of(type(self))[name], about)
+            _check(flag(about.flag or name, name), getattr(self, name), kinds_of(type(self))[name], about)
 
 
 def options_of(kind: type[Options]) -> dict[str, Option]:

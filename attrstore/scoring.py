@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import duckdb
 
 import attrstore
-from attrstore.errors import InputError
+from attrstore.errors import InputError, flag
 from attrstore.methods import Ranking, Request, find
 from attrstore.progress import Progress, silent
 from attrstore.runs import recorded, writes
@@ -63,9 +63,9 @@ def score(
     taken = chosen.with_options(options)
     name = name or method
     if top_k < 1:
-        raise InputError(f"--top-k {top_k}: must be at least 1")
+        raise InputError(f"{flag('top_k')} {top_k}: must be at least 1")
     if not replace and store.value("SELECT count(*) FROM scorings WHERE name = $name", {"name": name}):
-        raise InputError(f"{store.path}: there is a scoring called {name}. Choose another --name.")
+        raise InputError(f"{store.path}: there is a scoring called {name}. Choose another {flag('name')}.")
     with recorded(store, "score", method=method, name=name, top_k=top_k, where=where, **options) as run:
         with selected(store, where):
             ranking = chosen.rank(store, Request(top_k, taken, progress))
@@ -84,9 +84,9 @@ def selected(store: Store, where: str | None) -> Iterator[None]:
         relation = examples.filter(where) if where else examples
         ids = relation.select("example_id").to_arrow_table()
     except duckdb.Error as error:
-        raise InputError(f"--where {where}: {str(error).splitlines()[0]}") from error
+        raise InputError(f"{flag('where')} {where}: {str(error).splitlines()[0]}") from error
     if not len(ids):
-        which = f"no example satisfies --where {where}" if where else "no examples yet"
+        which = f"no example satisfies {flag('where')} {where}" if where else "no examples yet"
         raise InputError(f"{store.path}: {which}.")
     with store.registered(selected_examples=ids):
         yield

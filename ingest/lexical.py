@@ -214,7 +214,7 @@ def _refuse_mismatch(store: Store, had: Index, wanted: Index) -> None:
         if has != wants:
             raise MismatchError(
                 f"{store.path}: the lexical index was made with {name} {_shown(has)}, not {_shown(wants)}. "
-                "Leave the option out, or make the index anew: --rebuild"
+                f"Leave the option out, or make the index anew: {flag('rebuild')}"
             )
 
 

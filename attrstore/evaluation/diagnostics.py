@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from attrstore.errors import InputError
+from attrstore.errors import InputError, flag
 from attrstore.progress import Progress, silent
 from attrstore.runs import recorded, writes
 
@@ -64,7 +64,7 @@ def diagnose(
     from attrstore.vectors.devices import choose_device
 
     if not iterations or min(iterations) < 1:
-        raise InputError(f"--iterations {','.join(map(str, iterations))}: each must be at least 1")
+        raise InputError(f"{flag('iterations')} {','.join(map(str, iterations))}: each must be at least 1")
     parts = replace(inverse.PARTS["influence"], damping=damping)
     placed = choose_device(device)
     chosen = encoders.choose(store, "gradient", encoder)

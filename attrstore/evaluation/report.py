@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from attrstore import html
-from attrstore.errors import InputError
+from attrstore.errors import InputError, flag
 
 if TYPE_CHECKING:
     import polars
@@ -98,7 +98,8 @@ def tabulate(
     """
     if (by is not None) + (class_column is not None or intervals) + kinds + lds + leave_out > 1:
         raise InputError(
-            "--by, --class-column (also with --intervals), --kinds, --lds and --leave-out cannot be combined. Ask for "
+            f"{flag('by')}, {flag('class_column')} (also with {flag('intervals')}), "
+            f"{flag('kinds')}, {flag('lds')} and {flag('leave_out', 'top')} cannot be combined. Ask for "
             "one at a time."
         )
     if class_column is not None:
@@ -142,8 +143,9 @@ def _lds(store: Store) -> Report:
     n_examples = store.value("SELECT count(*) FROM examples")
     lacking = sorted({row[1] for row in found.rows if not row[-1]})
     notes = tuple(
-        f"{name}: no LDS. It needs the score of every example; score again with --top-k {n_examples} and without "
-        "--where."
+        f"{name}: no LDS. It needs the score of every example; score again with {flag('top_k')} "
+        f"{n_examples} and without "
+        f"{flag('where')}."
         for name in lacking
     )
     return Report(found.columns[:-1], [row[:-1] for row in found.rows], notes)
@@ -154,7 +156,7 @@ def _classes(store: Store, key: str, *, intervals: bool) -> Report:
     measured = {row[0]: row[1:] for row in _fetch(store, "classes", {"key": key}).rows}
     notes = tuple(
         f"{name}: no cover. It needs the first {depth} proponents of every query (examples / classes), and "
-        f"one has only {shallowest} stored. Score again with --top-k {depth}."
+        f"one has only {shallowest} stored. Score again with {flag('top_k')} {depth}."
         for name, (_, cover, depth, shallowest) in sorted(measured.items())
         if cover is None
     )

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from attrstore.errors import InputError, MismatchError
+from attrstore.errors import InputError, MismatchError, flag
 from attrstore.runs import recorded, writes
 
 if TYPE_CHECKING:
@@ -53,13 +53,15 @@ def make_subsets(
         InputError: no examples, an impossible count or fraction, or a set of that name.
     """
     if count < 3:
-        raise InputError(f"--count {count}: a rank correlation needs at least 3 subsets")
+        raise InputError(f"{flag('count')} {count}: a rank correlation needs at least 3 subsets")
     if not 0 < fraction < 1:
-        raise InputError(f"--fraction {fraction}: must be between 0 and 1")
+        raise InputError(f"{flag('fraction')} {fraction}: must be between 0 and 1")
     n = _n_examples(store)
     left_out = round(n * (1 - fraction))
     if not 0 < left_out < n:
-        raise InputError(f"--fraction {fraction}: keeps {'none' if left_out else 'all'} of {n:,} examples")
+        raise InputError(
+            f"{flag('fraction')} {fraction}: keeps {'none' if left_out else 'all'} of {n:,} examples"
+        )
     with _written(store, name, replace, count=count, fraction=fraction, seed=seed):
         chosen = {"set": name, "kind": "lds"}
         store.named("subsets", "insert", {**chosen, "first": 1, "count": count, "seed": seed})
@@ -90,17 +92,23 @@ def make_leave_out(
     Raises:
         InputError: no such scoring, one that ranks fewer than `top` for a query, or a set of that name.
     """
-    for option, number in (("--leave-out", top), ("--queries", queries), ("--count", count)):
+    for option, number in (
+        (flag("leave_out", "top"), top),
+        (flag("queries"), queries),
+        (flag("count"), count),
+    ):
         if number < 1:
             raise InputError(f"{option} {number}: must be at least 1")
     known = [row[0] for row in store.rows("SELECT name FROM scorings ORDER BY created, name")]
     for scoring in scorings:
         if scoring not in known:
             there = ", ".join(known) or "none yet"
-            raise InputError(f"--scoring {scoring}: no scoring is called so; there are {there}")
+            raise InputError(
+                f"{flag('scoring', 'scorings')} {scoring}: no scoring is called so; there are {there}"
+            )
     n = _n_examples(store)
     if top >= n:
-        raise InputError(f"--leave-out {top}: there are {n:,} examples")
+        raise InputError(f"{flag('leave_out', 'top')} {top}: there are {n:,} examples")
     parameters = {"scorings": list(scorings), "top": top, "queries": queries, "count": count, "seed": seed}
     with _written(store, name, replace, **parameters):
         key = {"set": name, "seed": seed}
@@ -120,13 +128,13 @@ def require(store: Store, name: str) -> None:
     if not store.named("subsets", "existing", {"set": name}).fetchall()[0][0]:
         known = ", ".join(row[0] for row in store.named("subsets", "sets").fetchall()) or "none yet"
         raise InputError(
-            f"--subsets {name}: {store.path} has no set of subsets called so; there are {known}. "
+            f"{flag('subsets')} {name}: {store.path} has no set of subsets called so; there are {known}. "
             f"Make one: attrstore subsets {store.path} --name {name}"
         )
     ((then, now),) = store.named("subsets", "corpus_changed", {"set": name}).fetchall()
     if then != now:
         raise MismatchError(
-            f"--subsets {name}: made of {then:,} examples, and there are {now:,} now. Make a new set: "
+            f"{flag('subsets')} {name}: made of {then:,} examples, and there are {now:,} now. Make a new set: "
             f"attrstore subsets {store.path} --name NAME"
         )
 
@@ -137,7 +145,8 @@ def _written(store: Store, name: str, replace: bool, **parameters: Any) -> Itera
     there = store.named("subsets", "existing", {"set": name}).fetchall()[0][0]
     if there and not replace:
         raise InputError(
-            f"--name {name}: there are subsets called so. --replace drops them and their losses; or choose "
+            f"{flag('name')} {name}: there are subsets called so. {flag('replace')} drops them and "
+            f"their losses; or choose "
             "another name."
         )
     with recorded(store, "subsets", name=name, replace=replace, **parameters) as run, store.transaction():
@@ -161,6 +170,7 @@ def _refuse_short(store: Store, name: str, top: int) -> None:
     scoring, query, n = found[0]
     if n < top:
         raise InputError(
-            f"--leave-out {top}: {scoring} ranks only {n} examples for query {query!r}. Leave out fewer, or score "
-            f"again with a larger --top-k."
+            f"{flag('leave_out', 'top')} {top}: {scoring} ranks only {n} examples for query "
+            f"{query!r}. Leave out fewer, or score "
+            f"again with a larger {flag('top_k')}."
         )

@@ -169,7 +169,7 @@ class Part:
         return row
 
 
-class Ranked(NamedTuple):
+class Strongest(NamedTuple):
     """The ranking of one query: parallel arrays."""
 
     example_ids: Ints
@@ -222,10 +222,10 @@ class Top:
         for i in (first < end).nonzero()[0]:
             self._ahead[i] += ids[first[i] : end[i]].searchsorted(self._labelled_ids[i])
 
-    def ranked(self) -> Ranked:
+    def ranked(self) -> Strongest:
         """Return the k best, and the labelled ones that are not among them."""
         beyond = self._ahead >= self._k
-        return Ranked(
+        return Strongest(
             np.concatenate([self._ids, self._labelled_ids[beyond]]),
             np.concatenate([np.arange(1, len(self._ids) + 1), self._ahead[beyond] + 1]),
             np.concatenate([shown(self._units), self._labelled_scores[beyond]]),

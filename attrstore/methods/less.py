@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from attrstore.errors import InputError, MismatchError
+from attrstore.errors import InputError, MismatchError, flag
 from attrstore.methods import linear_map
 from attrstore.methods.base import Method, Ranking, Reads
 from attrstore.methods.parts import Parts
@@ -55,7 +55,7 @@ def plain(store: Store, encoder: Encoder, wanted: str | None = None) -> Encoder:
     how = "attrstore ingest gradients, once with --optimizer-state FILE and once without, never with --kronecker"
     if encoder.spec["correction"] == "none" or encoder.spec["kronecker"] is not None:
         raise InputError(
-            f"--encoder {encoder.name}: less wants the examples' gradients corrected by the optimizer's state, "
+            f"{flag('encoder')} {encoder.name}: less wants the examples' gradients corrected by the optimizer's state, "
             f"without Kronecker whitening. Make both sides: {how}."
         )
     fitting = [
@@ -75,7 +75,8 @@ def plain(store: Store, encoder: Encoder, wanted: str | None = None) -> Encoder:
         keys = ("correction", *SAME_PROJECTION)
         there = ", ".join(f"{key} {asked.spec.get(key)} and {encoder.spec.get(key)}" for key in keys)
         raise MismatchError(
-            f"--query-encoder {asked.name}: does not go with {encoder.name}: {there}. All but the correction must "
+            f"{flag('query_encoder')} {asked.name}: does not go with {encoder.name}: {there}. All "
+            f"but the correction must "
             "be the same, and the queries' must be none."
         )
     return asked

@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from attrstore.errors import InputError, MismatchError
+from attrstore.errors import InputError, MismatchError, flag
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -140,5 +140,7 @@ def choose(store: Store, kind: str, wanted: str | None = None) -> Encoder:
     if len(matches) != 1:
         known = ", ".join(f"{e.name} ({e.encoder_id[:6]})" for e in encoders)
         problem = "no" if not matches else "more than one"
-        raise InputError(f"--encoder {wanted}: {problem} {kind} encoder of that name; there are: {known}")
+        raise InputError(
+            f"{flag('encoder')} {wanted}: {problem} {kind} encoder of that name; there are: {known}"
+        )
     return matches[0]

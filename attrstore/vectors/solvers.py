@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from attrstore.errors import InputError
+from attrstore.errors import InputError, flag
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -56,7 +56,9 @@ def cholesky(h: Tensor, vectors: Tensor) -> Tensor:
     """Solve exactly."""
     factor, failed = torch.linalg.cholesky_ex(h)
     if failed:
-        raise InputError("--damping: too small, the damped curvature is singular to float64. Raise it.")
+        raise InputError(
+            f"{flag('damping')}: too small, the damped curvature is singular to float64. Raise it."
+        )
     solution: Tensor = torch.cholesky_solve(vectors.T, factor).T
     return solution
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attrstore import html
-from attrstore.errors import InputError
+from attrstore.errors import InputError, flag
 from attrstore.evaluation.report import Report
 from attrstore.lexical.index import current_index
 from attrstore.methods import every_method, find, less
@@ -89,7 +89,7 @@ def trace(
     Raises:
         InputError: no such method, an option is wrong, or no method can be run.
     """
-    for option, number, least in (("--queries", queries, 1), ("--mirrored", mirrored, 0)):
+    for option, number, least in ((flag("queries"), queries, 1), (flag("mirrored"), mirrored, 0)):
         if number < least:
             raise InputError(f"{option} {number}: must be at least {least}")
     chosen = [find(name) for name in methods] or list(every_method().values())
@@ -142,7 +142,7 @@ def _score(store: Store, method: Method, subject: Subject, replace: bool, progre
         return
     if known not in (None, method.name):
         raise InputError(
-            f"the scoring of this name is one of {known}. Score that again under another --name."
+            f"the scoring of this name is one of {known}. Score that again under another {flag('name')}."
         )
     options = _options(store, method, subject)
     if "device" in method.option_names:
@@ -172,10 +172,10 @@ def _options(store: Store, method: Method, subject: Subject) -> dict[str, Any]:
 def _of_model(subject: Subject) -> dict[str, Any]:
     if not subject.mirrored:
         raise InputError(
-            "takes a pass over the corpus for each query. --mirrored 10 runs it for the first ten."
+            f"takes a pass over the corpus for each query. {flag('mirrored')} 10 runs it for the first ten."
         )
     if subject.folder is None:
-        raise InputError("which model? Give --model PATH.")
+        raise InputError(f"which model? Give {flag('model')} PATH.")
     return {"model": subject.folder, "queries": subject.mirrored}
 
 

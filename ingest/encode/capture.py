@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from attrstore.errors import InputError
+from attrstore.errors import InputError, flag
 from attrstore.ingest.encode.projection import Folded
 from attrstore.ingest.model.backward import Backward
 from attrstore.vectors.encoders import make_blocks
@@ -78,9 +78,10 @@ class GradientEncoder:
             of_block = first.setdefault(block, projection)
             if _shape(projection) != _shape(of_block):
                 raise InputError(
-                    f"--blocks: {linear.name} is encoded in {_shape(projection)} numbers and others of the block "
-                    f"{block} in {_shape(of_block)}, so they do not add up. Use --blocks module, or a "
-                    "--projection-dim no larger than the smallest side."
+                    f"{flag('blocks')}: {linear.name} is encoded in {_shape(projection)} numbers "
+                    f"and others of the block "
+                    f"{block} in {_shape(of_block)}, so they do not add up. Use {flag('blocks')} module, or a "
+                    f"{flag('projection_dim')} no larger than the smallest side."
                 )
         blocks = make_blocks([(name, projection.length) for name, projection in first.items()])
         self.blocks: tuple[Block, ...] = tuple(

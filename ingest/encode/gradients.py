@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Unpack
 
 import torch
 
-from attrstore.errors import InputError, MismatchError
+from attrstore.errors import InputError, MismatchError, flag
 from attrstore.ingest.encode import fitted, kronecker, projection
 from attrstore.ingest.encode.capture import GradientEncoder
 from attrstore.ingest.encode.job import Encoded, EncodingJob, refuse_other_recipe
@@ -66,7 +66,7 @@ def ingest_gradients(
         raise InputError(f"{store.path}: no examples yet. First: attrstore ingest corpus {store.path} FILE")
     loaded = causal.load(model, device=recipe.device, dtype=recipe.dtype)
     maps = linear.find(loaded.model, recipe.modules)
-    moments: dict[str, optimizer.SecondMoment] = {}
+    moments: dict[str, optimizer.Moment] = {}
     if optimizer_state is not None:
         moments = optimizer.second_moments(optimizer_state, loaded.model, maps, recipe.correction)
     spec = recipe.spec(loaded, moments_fingerprint(moments)) | chat_template(store, loaded.tokenizer)
@@ -141,8 +141,8 @@ def reopen(
     recipe = GradientRecipe.from_spec(encoder.spec)
     if encoder.spec["correction"] == "full":
         raise InputError(
-            f"{encoder.name}: made with --correction full, whose matrices are too large to keep in a store, so "
-            "single prompts cannot be encoded. Use an encoder with --correction factored."
+            f"{encoder.name}: made with {flag('correction')} full, whose matrices are too large to keep in a store, so "
+            f"single prompts cannot be encoded. Use an encoder with {flag('correction')} factored."
         )
     loaded = known_model(store, encoder, model, device)
     maps = linear.find(loaded.model, recipe.modules)
@@ -186,7 +186,7 @@ def block_of(blocks: str) -> Callable[[LinearMap], str]:
     return name
 
 
-def moments_fingerprint(moments: dict[str, optimizer.SecondMoment]) -> str | None:
+def moments_fingerprint(moments: dict[str, optimizer.Moment]) -> str | None:
     """Hash the second moments that are used: 16 hexadecimal digits."""
     if not moments:
         return None

@@ -14,7 +14,7 @@ import pyarrow
 import torch
 from torch import Tensor
 
-from attrstore.errors import Interrupted, MismatchError
+from attrstore.errors import Interrupted, MismatchError, flag
 from attrstore.ingest.model import sequences
 from attrstore.ingest.stopping import ctrl_c
 from attrstore.progress import Progress, silent
@@ -234,5 +234,5 @@ def refuse_other_recipe(store: Store, encoder: Encoder) -> None:
         )
         raise MismatchError(
             f"{store.path}: the encoder {encoder.name} was made with another recipe: {differences}. "
-            "Use the same, or make a second encoder with --name."
+            f"Use the same, or make a second encoder with {flag('name')}."
         )

@@ -18,7 +18,7 @@ from attrstore.ingest.model.optimizer import Full
 
 if TYPE_CHECKING:
     from attrstore.ingest.model.linear import LinearMap
-    from attrstore.ingest.model.optimizer import SecondMoment
+    from attrstore.ingest.model.optimizer import Moment
 
 
 @dataclass
@@ -55,7 +55,7 @@ class Folded(NamedTuple):
         )
 
 
-def make(linear: LinearMap, *, dim: int, seed: int, moment: SecondMoment | None) -> Projection:
+def make(linear: LinearMap, *, dim: int, seed: int, moment: Moment | None) -> Projection:
     """Return the projection of `linear` to dim x dim, corrected by the optimizer's second moment if given."""
     projection = Projection(
         sign_matrix(f"{seed}/{linear.name}/in", dim, linear.n_in),

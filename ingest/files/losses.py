@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from attrstore.errors import InputError
+from attrstore.errors import InputError, flag
 from attrstore.evaluation import subsets as chosen
 from attrstore.ingest.files.staging import (
     SHOWN,
@@ -85,6 +85,7 @@ def _refuse_duplicates(rows: Staged) -> None:
                     for subset, query, places, _ in found
                 ],
                 found[0][-1],
-                "Nothing was imported. A retraining has one loss for a query; import each with its own --seed.",
+                f"Nothing was imported. A retraining has one loss for a query; import each with its "
+                f"own {flag('seed')}.",
             )
         )

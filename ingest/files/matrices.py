@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from attrstore.errors import InputError
+from attrstore.errors import InputError, flag
 
 PANDAS_INDEX = "__index_level_0__"  # the column in which pandas keeps an index without a name
 
@@ -64,7 +64,7 @@ def open_matrix(
     if reader is None or (suffixes[-1] == ".gz" and reader is not _text):
         raise InputError(f"{path}: not a format for a matrix. Those are {', '.join(READERS)}, and .csv.gz.")
     if header is not None and reader is not _text:
-        raise InputError(f"{path}: --header and --no-header are for csv; {kind} has its own.")
+        raise InputError(f"{path}: {flag('header')} and {flag('no_header')} are for csv; {kind} has its own.")
     with _read_errors(path):
         return reader(path, expected, header, index_column)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from attrstore.errors import InputError
+from attrstore.errors import InputError, flag
 from attrstore.ingest.files.matrices import Expected, Matrix, is_counting, open_matrix
 from attrstore.methods import Ranking
 from attrstore.progress import Progress, silent
@@ -63,9 +63,9 @@ def import_scores(
     """
     path = Path(matrix)
     if top_k is not None and top_k < 1:
-        raise InputError(f"--top-k {top_k}: must be at least 1")
+        raise InputError(f"{flag('top_k')} {top_k}: must be at least 1")
     if not replace and store.value("SELECT count(*) FROM scorings WHERE name = $name", {"name": name}):
-        raise InputError(f"{store.path}: there is a scoring called {name}. Choose another --name.")
+        raise InputError(f"{store.path}: there is a scoring called {name}. Choose another {flag('name')}.")
     queries = dict(store.named("import", "queries_in_order").fetchall())
     examples = dict(store.named("import", "examples_in_order").fetchall())
     if not queries or not examples:
@@ -109,9 +109,9 @@ def check_shape(path: Path, matrix: Matrix, expected: Expected) -> None:
     if matrix.shape == wanted[::-1]:
         hint = " It looks transposed: rows must be queries."
     elif matrix.shape[1] == wanted[1] + 1:
-        hint = " If the first column numbers the rows: --index-column."
+        hint = f" If the first column numbers the rows: {flag('index_column')}."
     elif matrix.shape[0] == wanted[0] + 1:
-        hint = " If the first row names the columns of a csv: --header."
+        hint = f" If the first row names the columns of a csv: {flag('header')}."
     raise InputError(
         f"{path}: {matrix.shape[0]:,} rows of {matrix.shape[1]:,} numbers, and the store has {wanted[0]:,} "
         f"queries (rows) and {wanted[1]:,} examples (columns).{hint}"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 import duckdb
 
-from attrstore.errors import InputError
+from attrstore.errors import InputError, flag
 from attrstore.ingest.files.given import Given, described, find_inputs
 from attrstore.ingest.files.readers import InputFile, opened, pointer
 from attrstore.runs import recorded
@@ -96,7 +96,7 @@ class Staged:
                 listed(
                     [f"{self.place(file, line)}: {problem}" for file, line, problem, _ in rows],
                     rows[0][-1],
-                    "Nothing was ingested. Correct them, or leave such rows out with --skip-bad.",
+                    f"Nothing was ingested. Correct them, or leave such rows out with {flag('skip_bad')}.",
                 )
             )
         return int(rows[0][-1]) if rows else 0
@@ -133,7 +133,7 @@ class Staged:
                             for name, file, line, _ in rows
                         ],
                         rows[0][-1],
-                        "Nothing was ingested. --replace takes the new one and drops what was derived from "
+                        f"Nothing was ingested. {flag('replace')} takes the new one and drops what was derived from "
                         "the old.",
                     )
                 )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow
 
-from attrstore.errors import AttrstoreError, InputError, Interrupted
+from attrstore.errors import AttrstoreError, InputError, Interrupted, flag
 from attrstore.ingest.model import causal, sequences, weights
 from attrstore.ingest.model.backward import Backward
 from attrstore.ingest.model.logprobs import target_logprobs
@@ -55,9 +55,11 @@ def compare_checkpoints(
     """
     paths = [Path(folder) for folder in folders]
     if len(paths) < 2:
-        raise InputError("--model: give it twice or more, once for each checkpoint, in the order of training")
+        raise InputError(
+            f"{flag('model')}: give it twice or more, once for each checkpoint, in the order of training"
+        )
     if batch_tokens < 1:
-        raise InputError(f"--batch-tokens {batch_tokens}: must be at least 1")
+        raise InputError(f"{flag('batch_tokens')} {batch_tokens}: must be at least 1")
     n_queries = int(store.value("SELECT count(*) FROM queries"))
     if not n_queries:
         raise InputError(f"{store.path}: no queries yet. First: attrstore ingest queries {store.path} FILE")
@@ -67,7 +69,9 @@ def compare_checkpoints(
         for path in paths:
             loaded = causal.load(path, device=device, dtype=dtype)
             if loaded.fingerprint in fingerprint_of:
-                raise InputError(f"--model {path}: the same model as {fingerprint_of[loaded.fingerprint]}")
+                raise InputError(
+                    f"{flag('model')} {path}: the same model as {fingerprint_of[loaded.fingerprint]}"
+                )
             causal.register(store, loaded)
             before = n_queries * len(fingerprint_of)
             fingerprint_of[loaded.fingerprint] = path
@@ -136,7 +140,9 @@ def _write_changes(store: Store, one: str, other: str, folder_of: dict[str, Path
         return
     found = list(weights.changes(folder_of[one], folder_of[other]))
     if not found:
-        raise AttrstoreError(f"--model {folder_of[one]}: no tensor of floating-point numbers to compare.")
+        raise AttrstoreError(
+            f"{flag('model')} {folder_of[one]}: no tensor of floating-point numbers to compare."
+        )
     columns = map(list, zip(*found, strict=True))
     table = pyarrow.table(dict(zip(weights.Change._fields, columns, strict=True)))
     with store.transaction(), store.registered(measured=table):

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from attrstore.errors import InputError
+from attrstore.errors import InputError, flag
 from attrstore.ingest.measure.one_step import LEARNING_RATES, OneStep
 from attrstore.ingest.model import causal, optimizer, sequences
 from attrstore.ingest.model.logprobs import target_logprobs
@@ -81,8 +81,8 @@ def score_selected(store: Store, options: MirroredOptions, progress: Progress = 
     stepped, whole = finite.any(dim=1), finite[finite.any(dim=1)].all(dim=0)
     if not (stepped.any() and whole.any()):
         raise InputError(
-            f"--model {loaded.path}: no loss is finite, or none after the step. Check the model; try a smaller "
-            "--learning-rate."
+            f"{flag('model')} {loaded.path}: no loss is finite, or none after the step. Check the model; try a smaller "
+            f"{flag('learning_rate')}."
         )
     causal.register(store, loaded)
     spec = {

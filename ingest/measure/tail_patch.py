@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow
 
-from attrstore.errors import InputError, Interrupted, MismatchError
+from attrstore.errors import InputError, Interrupted, MismatchError, flag
 from attrstore.ingest.measure.one_step import LEARNING_RATES, OneStep
 from attrstore.ingest.model import causal, optimizer, sequences
 from attrstore.ingest.stopping import ctrl_c
@@ -217,20 +217,30 @@ def _check(
     batch_tokens: int,
 ) -> str:
     """Return the optimizer to use."""
-    for option, number in (("--top", top), ("--queries", queries), ("--batch-tokens", batch_tokens)):
+    for option, number in (
+        (flag("top"), top),
+        (flag("queries"), queries),
+        (flag("batch_tokens"), batch_tokens),
+    ):
         if number is not None and number < 1:
             raise InputError(f"{option} {number}: must be at least 1")
     if learning_rate is not None and not (math.isfinite(learning_rate) and learning_rate > 0):
-        raise InputError(f"--learning-rate {learning_rate}: must be above 0")
+        raise InputError(f"{flag('learning_rate')} {learning_rate}: must be above 0")
     chosen = optimizer_name or ("sgd" if optimizer_state is None else "adam")
     if chosen not in LEARNING_RATES:
         raise InputError(
-            f"--optimizer {chosen}: there is no such choice; there are {', '.join(LEARNING_RATES)}"
+            f"{flag('optimizer', 'optimizer_name')} {chosen}: there is no such choice; there are "
+            f"{', '.join(LEARNING_RATES)}"
         )
     if chosen == "adam" and optimizer_state is None:
-        raise InputError("--optimizer adam: needs the saved second moment. Give --optimizer-state FILE.")
+        raise InputError(
+            f"{flag('optimizer', 'optimizer_name')} adam: needs the saved second moment. Give "
+            f"{flag('optimizer_state')} FILE."
+        )
     if chosen == "sgd" and optimizer_state is not None:
-        raise InputError("--optimizer sgd: uses no --optimizer-state. Leave one of them out.")
+        raise InputError(
+            f"{flag('optimizer', 'optimizer_name')} sgd: uses no {flag('optimizer_state')}. Leave one of them out."
+        )
     return chosen
 
 
@@ -240,7 +250,9 @@ def _scorings(store: Store, wanted: Sequence[str]) -> list[str]:
         raise InputError(f"{store.path}: nothing is scored yet. First: attrstore score {store.path} METHOD")
     for name in wanted:
         if name not in known:
-            raise InputError(f"--scoring {name}: no scoring is called so; there are {', '.join(known)}")
+            raise InputError(
+                f"{flag('scoring', 'scorings')} {name}: no scoring is called so; there are {', '.join(known)}"
+            )
     return list(wanted) or known
 
 
@@ -252,6 +264,7 @@ def _refuse_other_state(store: Store, setting: Setting) -> None:
     if store.named("tail_patch", "measured", setting.key).fetchall()[0][0]:
         raise MismatchError(
             f"{store.path}: pairs were measured with optimizer state {known} at this learning rate, and "
-            f"--optimizer-state is {setting.state}. Use the same file, another --learning-rate, or a copy of the "
+            f"{flag('optimizer_state')} is {setting.state}. Use the same file, another "
+            f"{flag('learning_rate')}, or a copy of the "
             "store."
         )

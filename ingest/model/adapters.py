@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from attrstore.errors import InputError
+from attrstore.errors import InputError, flag
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -53,15 +53,17 @@ class Adapter:
             import peft  # noqa: F401  # an optional dependency: said before anything else is looked at
         except ImportError as error:
             raise InputError(
-                f"--model {folder}: is an adapter, and PEFT is not installed. pip install 'attrstore[lora]'"
+                f"{flag('model')} {folder}: is an adapter, and PEFT is not installed. pip install 'attrstore[lora]'"
             ) from error
         try:
             config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         except ValueError as error:
-            raise InputError(f"--model {folder}: {CONFIG} is not JSON. {error}") from error
+            raise InputError(f"{flag('model')} {folder}: {CONFIG} is not JSON. {error}") from error
         _refuse_unread(folder, config)
         if not (folder / WEIGHTS).is_file():
-            raise InputError(f"--model {folder}: no weights ({WEIGHTS}). Save them with save_pretrained.")
+            raise InputError(
+                f"{flag('model')} {folder}: no weights ({WEIGHTS}). Save them with save_pretrained."
+            )
         return cls(folder, _find_base(folder, config), config)
 
     def attach(self, model: Any) -> Any:
@@ -76,7 +78,7 @@ class Adapter:
                 )
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             raise InputError(
-                f"--model {self.folder}: does not fit its base model {self.base}. {str(error).splitlines()[0]}"
+                f"{flag('model')} {self.folder}: does not fit its base model {self.base}. {str(error).splitlines()[0]}"
             ) from error
         adapted = wrapped.get_base_model()
         self._refuse_other_layers(adapted)
@@ -102,7 +104,8 @@ class Adapter:
             if isinstance(module, LoraLayer) and (type(module) is not Linear or variants):
                 kind = ", ".join(type(v).__name__ for v in variants.values()) or type(module).__name__
                 raise InputError(
-                    f"--model {self.folder}: the adapter of {name} is {kind}; plain LoRA on linear layers is read. "
+                    f"{flag('model')} {self.folder}: the adapter of {name} is {kind}; plain LoRA on "
+                    f"linear layers is read. "
                     f"{_MERGE}"
                 )
 
@@ -119,7 +122,7 @@ class Adapter:
         ):
             if names:
                 raise InputError(
-                    f"--model {self.folder}: {WEIGHTS} {problem.format(min(names))} {self.base}. {remedy}"
+                    f"{flag('model')} {self.folder}: {WEIGHTS} {problem.format(min(names))} {self.base}. {remedy}"
                 )
 
 
@@ -144,7 +147,7 @@ def trained(model: Any) -> dict[str, nn.Parameter]:
 def _refuse_unread(folder: Path, config: dict[str, Any]) -> None:
     kind = config.get("peft_type")
     if kind != "LORA":
-        raise InputError(f"--model {folder}: peft_type {kind} is not read; LORA is. {_MERGE}")
+        raise InputError(f"{flag('model')} {folder}: peft_type {kind} is not read; LORA is. {_MERGE}")
     found = [f"{key} {config[key]}" for key in _UNREAD if config.get(key)]
     if config.get("bias", "none") != "none":
         found.append(f"bias {config['bias']}")
@@ -152,7 +155,8 @@ def _refuse_unread(folder: Path, config: dict[str, Any]) -> None:
         found.append(f"init_lora_weights {config['init_lora_weights']}")
     if found:
         raise InputError(
-            f"--model {folder}: the adapter has {', '.join(found)}; plain LoRA on linear layers is read. {_MERGE}"
+            f"{flag('model')} {folder}: the adapter has {', '.join(found)}; plain LoRA on linear "
+            f"layers is read. {_MERGE}"
         )
 
 
@@ -163,11 +167,12 @@ def _find_base(folder: Path, config: dict[str, Any]) -> Path:
     base = folders[0] if folders else _cached(named, config.get("revision"))
     if base is None:
         raise InputError(
-            f"--model {folder}: its base model {named!r} is neither a folder nor in the Hugging Face cache. Put the "
+            f"{flag('model')} {folder}: its base model {named!r} is neither a folder nor in the "
+            f"Hugging Face cache. Put the "
             f"base model's folder into {folder / CONFIG} as base_model_name_or_path, or download it: hf download NAME"
         )
     if (base / CONFIG).is_file():
-        raise InputError(f"--model {folder}: its base model {base} has an adapter itself. {_MERGE}")
+        raise InputError(f"{flag('model')} {folder}: its base model {base} has an adapter itself. {_MERGE}")
     return base
 
 

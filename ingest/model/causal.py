@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from attrstore.errors import InputError, MismatchError
+from attrstore.errors import InputError, MismatchError, flag
 from attrstore.ingest.model.adapters import Adapter
 from attrstore.vectors.devices import choose_device
 
@@ -53,7 +53,9 @@ def load(path: str | Path, *, device: str = "auto", dtype: str = "float32") -> L
     folder = Path(path)
     adapter = Adapter.read(folder)
     base = folder if adapter is None else adapter.base
-    named = f"--model {folder}" if adapter is None else f"--model {folder}: its base model {base}"
+    named = (
+        f"{flag('model')} {folder}" if adapter is None else f"{flag('model')} {folder}: its base model {base}"
+    )
     _refuse_incomplete(base, named)
     placed = choose_device(device)
     logging.disable_progress_bar()
@@ -110,13 +112,15 @@ def load_known(store: Store, model: str | Path | None, device: str) -> LoadedMod
     known = store.named("encodings", "causal_models").fetchall()
     if len(known) != 1:
         there = ", ".join(path for path, _ in known) or "none"
-        raise InputError(f"{store.path}: which model? Give --model PATH. Models of the store: {there}")
+        raise InputError(
+            f"{store.path}: which model? Give {flag('model')} PATH. Models of the store: {there}"
+        )
     path, fingerprint = known[0]
     loaded = load(path, device=device)
     if loaded.fingerprint != fingerprint:
         raise MismatchError(
-            f"--model {path}: fingerprint {loaded.fingerprint} now, and the store's model had {fingerprint}. "
-            "Give the folder of that model with --model, or this one explicitly."
+            f"{flag('model')} {path}: fingerprint {loaded.fingerprint} now, and the store's model had {fingerprint}. "
+            f"Give the folder of that model with {flag('model')}, or this one explicitly."
         )
     return loaded
 
@@ -146,7 +150,8 @@ def register(store: Store, loaded: LoadedModel) -> None:
     )
     if known not in (None, loaded.tokenizer_fingerprint):
         raise MismatchError(
-            f"--model {loaded.path}: the store has this model (fingerprint {loaded.fingerprint}) with tokenizer "
+            f"{flag('model')} {loaded.path}: the store has this model (fingerprint "
+            f"{loaded.fingerprint}) with tokenizer "
             f"{known}, and this folder's tokenizer is {loaded.tokenizer_fingerprint}. Use the same tokenizer."
         )
     store.execute(

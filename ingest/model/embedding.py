@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attrstore.errors import InputError
+from attrstore.errors import InputError, flag
 from attrstore.ingest.model import causal, sentence_settings
 from attrstore.ingest.model.causal import LoadedModel
 from attrstore.vectors.devices import choose_device
@@ -56,11 +56,13 @@ def load(path: str | Path, *, device: str = "auto", dtype: str = "float32") -> E
                 **causal.LOCAL,
             )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise InputError(f"--model {folder}: cannot be loaded. {str(error).splitlines()[0]}") from error
+        raise InputError(
+            f"{flag('model')} {folder}: cannot be loaded. {str(error).splitlines()[0]}"
+        ) from error
     missing = sorted(key for key in info["missing_keys"] if not key.startswith(_UNUSED))
     if missing:
         raise InputError(
-            f"--model {folder}: its weights lack {len(missing)} tensors, such as {missing[0]}, which would be "
+            f"{flag('model')} {folder}: its weights lack {len(missing)} tensors, such as {missing[0]}, which would be "
             "random. Give the folder of a whole checkpoint."
         )
     if "decoder_input_ids" in inspect.signature(model.forward).parameters:

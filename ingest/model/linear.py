@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from attrstore.errors import InputError
+from attrstore.errors import InputError, flag
 from attrstore.ingest.model import adapters
 
 Role = Literal["layer", "embedding", "head"]
@@ -50,9 +50,9 @@ def find(model: Any, modules: str | None = None) -> list[LinearMap]:
     try:
         chosen = [linear for linear in maps if re.search(modules, linear.name)]
     except re.error as error:
-        raise InputError(f"--modules {modules}: not a regular expression: {error}") from error
+        raise InputError(f"{flag('modules')} {modules}: not a regular expression: {error}") from error
     if not chosen:
-        raise InputError(f"--modules {modules}: found in none of the names, such as {maps[0].name}.")
+        raise InputError(f"{flag('modules')} {modules}: found in none of the names, such as {maps[0].name}.")
     return chosen
 
 

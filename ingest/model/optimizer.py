@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from attrstore.errors import InputError
+from attrstore.errors import InputError, flag
 from attrstore.ingest.model import adapters
 
 if TYPE_CHECKING:
@@ -36,12 +36,12 @@ class Factored(NamedTuple):
     column: Tensor  # [in]: mean over the outputs
 
 
-SecondMoment = Full | Factored
+Moment = Full | Factored
 
 
 def second_moments(
     file: str | Path, model: Any, maps: Sequence[LinearMap], correction: str
-) -> dict[str, SecondMoment]:
+) -> dict[str, Moment]:
     """Return the second moment of each linear map's weight, by the map's name.
 
     The state's numbered entries are matched to the parameters that were trained (an adapter's own, or all) in
@@ -61,7 +61,7 @@ def second_moments(
     for linear in maps:
         if linear.weight not in by_name:
             raise InputError(
-                f"--optimizer-state {file}: nothing for {linear.weight}. It was not trained; encode without it."
+                f"{flag('optimizer_state')} {file}: nothing for {linear.weight}. It was not trained; encode without it."
             )
         # Of a vocabulary's matrix the whole gradient is never formed, so its correction is factored.
         form = correction if linear.role == "layer" else "factored"
@@ -82,11 +82,11 @@ def parameter_moments(file: str | Path, model: Any) -> dict[str, Full]:
             moments[name] = Full(_whole(state[name], name, Path(file)))
             if moments[name].values.shape != parameter.shape:
                 raise InputError(
-                    f"--optimizer-state {file}: the second moment of {name} is "
+                    f"{flag('optimizer_state')} {file}: the second moment of {name} is "
                     f"{tuple(moments[name].values.shape)} and the parameter {tuple(parameter.shape)}."
                 )
     if not moments:
-        raise InputError(f"--optimizer-state {file}: nothing for any parameter of the model.")
+        raise InputError(f"{flag('optimizer_state')} {file}: nothing for any parameter of the model.")
     return moments
 
 
@@ -102,7 +102,7 @@ def fingerprint(moments: Mapping[str, Full] | None) -> str | None:
 
 
 def _whole(entry: dict[str, Any], name: str, file: Path) -> Tensor:
-    where = f"--optimizer-state {file}: the second moment of {name}"
+    where = f"{flag('optimizer_state')} {file}: the second moment of {name}"
     # what AdamW, and the two Adafactors for anything but a matrix, call it
     values: Tensor | None = next(
         (entry[key].float() for key in ("exp_avg_sq", "variance") if entry.get(key) is not None), None
@@ -122,16 +122,17 @@ def _whole(entry: dict[str, Any], name: str, file: Path) -> Tensor:
 
 def _read(file: Path) -> dict[str, Any]:
     if not file.is_file():
-        raise InputError(f"--optimizer-state {file}: no such file.")
+        raise InputError(f"{flag('optimizer_state')} {file}: no such file.")
     try:
         state = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError, OSError) as error:
         raise InputError(
-            f"--optimizer-state {file}: not a file of tensors written by torch.save. {str(error).splitlines()[0]}"
+            f"{flag('optimizer_state')} {file}: not a file of tensors written by torch.save. "
+            f"{str(error).splitlines()[0]}"
         ) from error
     if not isinstance(state, dict) or not {"state", "param_groups"} <= state.keys():
         raise InputError(
-            f"--optimizer-state {file}: not an optimizer's state_dict (no 'state', 'param_groups')."
+            f"{flag('optimizer_state')} {file}: not an optimizer's state_dict (no 'state', 'param_groups')."
         )
     return state
 
@@ -149,7 +150,7 @@ def _match(state: dict[str, Any], model: Any, file: Path) -> dict[str, dict[str,
             return {name: entries[index] for index, name in zip(ids, names, strict=True) if index in entries}
         problems.append(f"{label}: {problem}")
     raise InputError(
-        f"--optimizer-state {file}: fits no order of the model's parameters. {'; '.join(problems)}."
+        f"{flag('optimizer_state')} {file}: fits no order of the model's parameters. {'; '.join(problems)}."
     )
 
 
@@ -190,8 +191,8 @@ def _shape(entry: dict[str, Any]) -> tuple[int, ...] | None:
     return None
 
 
-def _moment(entry: dict[str, Any], linear: LinearMap, correction: str, file: Path) -> SecondMoment:
-    where = f"--optimizer-state {file}: the second moment of {linear.weight}"
+def _moment(entry: dict[str, Any], linear: LinearMap, correction: str, file: Path) -> Moment:
+    where = f"{flag('optimizer_state')} {file}: the second moment of {linear.weight}"
     if "exp_avg_sq" in entry and entry["exp_avg_sq"].ndim == 2:
         values = linear.oriented(entry["exp_avg_sq"].float())
         if not torch.isfinite(values).all():

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from attrstore.errors import InputError
+from attrstore.errors import InputError, flag
 
 # In 1_Pooling/config.json: a flag for each, or in newer folders one name.
 _FLAGS = {
@@ -47,7 +47,8 @@ def read(folder: Path) -> Settings:
     unknown = sorted(kinds.keys() - {"Transformer", "Pooling", "Normalize"})
     if unknown:
         raise InputError(
-            f"--model {folder}: after its model it applies {', '.join(unknown)}, which attrstore does not. Use a "
+            f"{flag('model')} {folder}: after its model it applies {', '.join(unknown)}, which "
+            f"attrstore does not. Use a "
             "model of Transformer, Pooling and Normalize modules only."
         )
     model = kinds.get("Transformer", folder)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from attrstore.errors import InputError, MismatchError
+from attrstore.errors import InputError, MismatchError, flag
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,7 +38,7 @@ class Weights:
         self._file_of: dict[str, Any] = {}
         files = sorted(folder.glob("*.safetensors"))
         if not files:
-            raise InputError(f"--model {folder}: no weights (*.safetensors).")
+            raise InputError(f"{flag('model')} {folder}: no weights (*.safetensors).")
         for path in files:
             file = opened.enter_context(safe_open(path, framework="pt"))
             self._file_of |= dict.fromkeys(file.keys(), file)
@@ -63,7 +63,8 @@ def refuse_other_shapes(folders: list[Path]) -> None:
             for name in sorted(expected.keys() | found.keys()):
                 if expected.get(name) != found.get(name):
                     raise MismatchError(
-                        f"--model {other.folder}: {name} is {found.get(name, 'missing')}, and in {first.folder} "
+                        f"{flag('model')} {other.folder}: {name} is {found.get(name, 'missing')}, "
+                        f"and in {first.folder} "
                         f"{expected.get(name, 'missing')}. Compare checkpoints of one model."
                     )
 

@@ -221,9 +221,6 @@ GROUP BY name ORDER BY min(line), min(place)
 SELECT file, line, problem, count(*) OVER () AS total
 FROM staged WHERE problem IS NOT NULL ORDER BY file, line LIMIT $limit
 
--- name: count_bad
-SELECT count(*) FROM staged WHERE problem IS NOT NULL
-
 -- name: count_rows
 SELECT count(*) FROM staged
 
@@ -351,10 +348,8 @@ DELETE FROM scorings;
 DROP TABLE replaced
 
 -- name: forget_queries
--- As `forget_examples`. A changed query shifts the curvature of the queries, and with it every ranking.
+-- As `forget_examples`. A changed query shifts every curvature that is mixed with the queries', hence every ranking.
 CREATE OR REPLACE TEMP TABLE replaced AS SELECT id FROM decided WHERE action = 'replaced';
-DELETE FROM curvatures WHERE side = 'queries' AND encoder_id IN (
-    SELECT encoder_id FROM query_encodings WHERE query_id IN (SELECT id FROM replaced));
 DELETE FROM query_encodings WHERE query_id IN (SELECT id FROM replaced);
 DELETE FROM tail_patches WHERE query_id IN (SELECT id FROM replaced);
 DELETE FROM exact_scores WHERE query_id IN (SELECT id FROM replaced);
