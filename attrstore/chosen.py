@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from attrstore.errors import InputError
+from attrstore.errors import InputError, flag
 from attrstore.runs import writes
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def use(store: Store, *, influence: str | None = None, retrieval: str | None = N
         known = [row[0] for row in store.named("chosen", "of_family", {"family": family}).fetchall()]
         if name not in known:
             there = ", ".join(known) or "none yet"
-            raise InputError(f"--{family} {name}: no {family} scoring is called so; there are {there}")
+            raise InputError(f"{flag(family)} {name}: no {family} scoring is called so; there are {there}")
     with store.transaction():
         store.set_meta({f"use {family}": name for family, name in wanted.items()})
 

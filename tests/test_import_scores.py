@@ -206,7 +206,7 @@ def test_class_attribution_by_hand(path: Path, store: Store, tmp_path: Path) -> 
     shallow = tabulate(store, class_column="class")
     record = next(r for r in shallow.records() if r["name"] == "shallow")
     assert (record["accuracy"], record["cover"]) == (pytest.approx(1 / 3), None)
-    assert "--top-k 2" in shallow.notes[0]
+    assert "top_k 2" in shallow.notes[0]
     store.close()
     with duckdb.connect(str(path), read_only=True) as plain:
         names = plain.execute("SELECT name, queries FROM method_report ORDER BY name").fetchall()
@@ -218,15 +218,15 @@ def test_class_attribution_by_hand(path: Path, store: Store, tmp_path: Path) -> 
     [
         ("1,2,3\n4,5,6\n", {}, r"2 rows of 3 numbers, and the store has 2 queries \(rows\) and 4 examples"),
         ("1,2\n1,2\n1,2\n1,2\n", {}, "transposed"),
-        ("9,1,2,3,4\n7,1,2,3,4\n", {}, "--index-column"),
-        ("9,1,2,3\n7,1,2,3\n4,1,1,1\n", {}, "--header"),
+        ("9,1,2,3,4\n7,1,2,3,4\n", {}, "index_column"),
+        ("9,1,2,3\n7,1,2,3\n4,1,1,1\n", {}, "header"),
         ("1,2,3,4\n1,2,x,4\n", {}, "row 2, column 3: 'x' is not a number"),
         ("a,b,c,d\n1,2,3,4\n1,,3,4\n", {}, "row 3, column 2: '' is not a number"),
         ("i,a,b,c,d\nu,1,2,3,4\nv,1,2,3,nan\n", {}, r"row 3, column 5: no number \(NaN\)"),
         ("1,2,3,4\n1,2,3\n", {}, "row 2 has 3"),
         ("1,2,3,4\n1,2,3,4\n1,2\n", {}, "row 3: 2 columns"),
         ("", {}, "empty"),
-        ("1,2,3,4\n1,2,3,4\n", {"top_k": 0}, "--top-k 0"),
+        ("1,2,3,4\n1,2,3,4\n", {"top_k": 0}, "top_k 0"),
         ("1,2,3,4\n1,2,3,4\n", {"header": True}, "1 rows"),
         ("1,2,3,4\n1,2,3,4\n", {"index_column": True}, "3 numbers"),
     ],

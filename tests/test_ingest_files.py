@@ -278,7 +278,7 @@ def test_a_replaced_text_takes_what_was_derived_from_it(filled: Store, tmp_path:
     file = jsonl(tmp_path / "new.jsonl", [ROWS[1], {**ROWS[0], "text": "Ada left."}])
     message = refused(filled, lambda: ingest_corpus(filled, [file]))
     assert message.startswith(f"{file}, line 2: the text of 'a' differs from the store's\n")
-    assert "--replace" in message
+    assert "replace takes" in message
     assert ingest_corpus(filled, [file], replace=True) == Counts(unchanged=1, replaced=1, scorings_dropped=1)
     assert stored(filled)[0] == (1, "a", "Ada left.", "wiki", '{"relation":"P19"}')
     assert filled.value("SELECT content_hash = md5_number(text) FROM examples WHERE example_id = 1")
@@ -400,10 +400,10 @@ def test_a_missing_column_lists_the_others(filled: Store, tmp_path: Path) -> Non
         message = refused(filled, lambda: ingest_corpus(filled, [file], text="Txt"))  # noqa: B023
         assert message == (
             f"{file}: no column 'Txt'. Its columns: id, text, source, relation. "
-            "Nothing was ingested; did you mean --text 'text'?"
+            "Nothing was ingested; did you mean text 'text'?"
         )
         message = refused(filled, lambda: ingest_corpus(filled, [file], source="domain"))  # noqa: B023
-        assert message.endswith("Nothing was ingested; name it with --source NAME.")
+        assert message.endswith("Nothing was ingested; name it with source NAME.")
 
 
 def test_a_column_missing_in_one_of_two_files(store: Store, tmp_path: Path) -> None:
@@ -432,7 +432,7 @@ def test_bad_rows_are_named_or_skipped(store: Store, tmp_path: Path) -> None:
         f"{file}, line 4: no 'id'",
         f"{file}, line 5: no 'text'",
         f"{file}, line 6: no 'text'",
-        "... and 2 more\nNothing was ingested. Correct them, or leave such rows out with --skip-bad.",
+        "... and 2 more\nNothing was ingested. Correct them, or leave such rows out with skip_bad.",
     ]
     assert ingest_corpus(store, [file], skip_bad=True) == Counts(added=2, skipped=7)
     assert [row[:3] for row in stored(store)] == [(1, "a", "good"), (2, "f", "also good")]

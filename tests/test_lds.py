@@ -113,7 +113,7 @@ def test_a_set_is_replaced_only_on_request_and_with_its_losses(store: Store) -> 
     fill(store, 6, 1)
     make_subsets(store, count=3)
     add_losses(store, {(1, 0): 1.0})
-    with pytest.raises(attrstore.InputError, match="--replace drops them and their losses"):
+    with pytest.raises(attrstore.InputError, match="replace drops them and their losses"):
         make_subsets(store, count=4)
     assert store.value("SELECT count(*) FROM subsets") == 3
     make_subsets(store, count=4, replace=True)
@@ -125,9 +125,9 @@ def test_a_set_is_replaced_only_on_request_and_with_its_losses(store: Store) -> 
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"count": 2}, "--count 2: .*at least 3"),
-        ({"fraction": 1.0}, "--fraction 1.0: must be between 0 and 1"),
-        ({"fraction": 0.99}, "--fraction 0.99: keeps all of 6 examples"),
+        ({"count": 2}, "count 2: .*at least 3"),
+        ({"fraction": 1.0}, "fraction 1.0: must be between 0 and 1"),
+        ({"fraction": 0.99}, "fraction 0.99: keeps all of 6 examples"),
     ],
 )
 def test_impossible_subsets_are_refused(store: Store, options: dict[str, Any], message: str) -> None:
@@ -227,7 +227,7 @@ def test_a_scoring_without_every_score_gets_none(store: Store) -> None:
                                           "q-2": pytest.approx(1), "q-3": None}  # fmt: skip
     table = tabulate(store, lds=True)
     assert [note.split(":")[0] for note in table.notes] == ["cut", "one short", "some"]
-    assert "--top-k 20" in table.notes[0]
+    assert "top_k 20" in table.notes[0]
     assert table.columns[-3:] == ("lds", "low", "high")
 
 
@@ -336,7 +336,7 @@ def test_leaving_out_more_than_is_ranked_is_refused(store: Store) -> None:
     add_scoring(store, "short", {q: dict.fromkeys(range(3), 1.0) for q in range(3)}, family="retrieval")
     with pytest.raises(attrstore.InputError, match="short ranks only 3 examples for query 'q-0'"):
         make_leave_out(store, scorings=["a", "short"], top=4, queries=2)
-    with pytest.raises(attrstore.InputError, match="--scoring c: no scoring is called so; there are"):
+    with pytest.raises(attrstore.InputError, match="scorings c: no scoring is called so; there are"):
         make_leave_out(store, scorings=["c"], top=2)
     assert store.value("SELECT count(*) FROM subsets") == 0
 

@@ -339,7 +339,7 @@ def test_score_keeps_the_ranking_with_its_parameters(store: Store) -> None:
         "k1": 1.2, "b": 0.5, "epsilon": 0.25, "top_k": 1, "where": None,
     }  # fmt: skip
     for options, message in (
-        ({"engine": "x"}, "--engine x"),
+        ({"engine": "x"}, "engine x"),
         ({"b": 2}, "b 2: must be between 0 and 1"),
         ({"k1": "y"}, "k1 y: must be a number"),
     ):
@@ -450,7 +450,7 @@ def test_another_tokenizer_is_refused_until_rebuild(store: Store, options: Any, 
     put(store, CORPUS)
     ingest_lexical(store)
     held = contents(store)
-    with pytest.raises(MismatchError, match=message + ".*--rebuild"):
+    with pytest.raises(MismatchError, match=message + ".*rebuild"):
         ingest_lexical(store, **options)
     assert contents(store) == held
     assert ingest_lexical(store, rebuild=True, **options).indexed == len(CORPUS)

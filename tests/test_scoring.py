@@ -146,7 +146,7 @@ def test_where_restricts_and_bad_input_changes_nothing(scored: Path) -> None:
         before = [store.rows(table) for table in tables]
         for arguments, message in (
             ({"method": "nothing"}, "no method called nothing"),
-            ({"method": "dot", "where": "no_column = 1"}, "--where no_column = 1"),
+            ({"method": "dot", "where": "no_column = 1"}, "where no_column = 1"),
             ({"method": "dot", "where": "example_id < 0"}, "no example satisfies"),
             ({"method": "dot", "k1": 3.0}, "takes no k1"),
             ({"method": "trackstar", "mixing": 3.0}, "between 0 and 1"),

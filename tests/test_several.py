@@ -165,7 +165,7 @@ def test_bad_choices_of_encoders_change_nothing(encoded: Path) -> None:
             with pytest.raises(InputError, match=message):
                 score(store, method, **options)
         for wrong in ("second", "whitened", "adam"):
-            with pytest.raises(MismatchError, match=f"--query-encoder {wrong}: does not go with adam"):
+            with pytest.raises(MismatchError, match=f"query_encoder {wrong}: does not go with adam"):
                 score(store, "less", encoder="adam", query_encoder=wrong)
         assert before == [store.rows(table) for table in tables]
 

@@ -51,7 +51,7 @@ def test_every_method_is_a_row_or_is_left_out_with_its_need(store: Store, tmp_pa
     assert traced.left_out.keys() == {"tracincp", "mirrored", "dense"}
     assert "attrstore ingest embeddings" in traced.left_out["dense"]
     assert "attrstore ingest gradients" in traced.left_out["tracincp"]
-    assert "--mirrored 10" in traced.left_out["mirrored"]
+    assert "mirrored 10" in traced.left_out["mirrored"]
     assert {name: row["encoder"] for name, row in rows.items()} == {
         **dict.fromkeys(rows, "plain"),
         **dict.fromkeys(("trackstar", "trackstar-block", "cosine-block", "less"), "corrected"),
@@ -141,7 +141,7 @@ def test_without_a_model_there_is_no_tail_patch_and_the_rest_goes_on(store: Stor
     traced = trace(store)
     assert [row["name"] for row in traced.table.records()] == ["bm25"]
     assert traced.left_out.keys() == METHODS.keys() - {"bm25"} | {"tail-patch"}
-    assert "--model PATH" in traced.left_out["tail-patch"]
+    assert "model PATH" in traced.left_out["tail-patch"]
 
 
 def test_a_foreign_scoring_of_a_methods_name_is_not_taken_for_it(store: Store) -> None:

@@ -245,7 +245,11 @@ def _absent(store: Store, files: list[InputFile], columns: Sequence[Column]) -> 
 def _missing(file: InputFile, column: Column, present: list[str]) -> str:
     near = get_close_matches(column.name.lower(), [name.lower() for name in present], 1, 0.5)
     guess = next((name for name in present if near and name.lower() == near[0]), None)
-    hint = f"did you mean --{column.option} {guess!r}?" if guess else f"name it with --{column.option} NAME."
+    hint = (
+        f"did you mean {flag(column.option)} {guess!r}?"
+        if guess
+        else f"name it with {flag(column.option)} NAME."
+    )
     return (
         f"{file.path}: no column {column.name!r}. Its columns: {', '.join(present) or 'none'}. "
         f"Nothing was ingested; {hint}"
