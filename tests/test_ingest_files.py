@@ -255,7 +255,7 @@ def test_other_metadata_or_source_updates_in_place(filled: Store, tmp_path: Path
 DERIVED = """
 INSERT INTO encodings SELECT 'e', example_id, 'x'::BLOB, NULL, 1, 1, 'ok' FROM examples;
 INSERT INTO query_encodings SELECT 'e', query_id, 'x'::BLOB, 1, 1, 'ok' FROM queries;
-INSERT INTO curvatures VALUES ('e', 'corpus', 'b', 3, 1, 'x'), ('e', 'queries', 'b', 2, 1, 'x');
+INSERT INTO curvatures VALUES ('e', 'corpus', 'b', 3, 1, 'x');
 INSERT INTO terms VALUES (1, 'was', 2), (2, 'ada', 1), (3, 'left', 1);
 INSERT INTO postings VALUES (1, 1, 2), (2, 1, 1), (1, 3, 1), (3, 3, 1);
 INSERT INTO lexical_stats VALUES (1, 3), (2, 0), (3, 2);
@@ -283,11 +283,10 @@ def test_a_replaced_text_takes_what_was_derived_from_it(filled: Store, tmp_path:
     assert stored(filled)[0] == (1, "a", "Ada left.", "wiki", '{"relation":"P19"}')
     assert filled.value("SELECT content_hash = md5_number(text) FROM examples WHERE example_id = 1")
     assert sizes(filled) == {
-        "encodings": 2, "query_encodings": 2, "curvatures": 1, "postings": 2, "lexical_stats": 2,
+        "encodings": 2, "query_encodings": 2, "curvatures": 0, "postings": 2, "lexical_stats": 2,
         "scorings": 0, "scores": 0, "scoring_queries": 0, "query_losses": 2, "tail_patches": 4, "labels": 2,
     }  # fmt: skip
     assert filled.rows("FROM terms ORDER BY term_id") == [(1, "was", 1), (3, "left", 1)]
-    assert filled.rows("SELECT side FROM curvatures") == [("queries",)]
     assert ingest_corpus(filled, [file]) == Counts(unchanged=2)
 
 
