@@ -168,8 +168,8 @@ def known_model(store: Store, encoder: Encoder, model: str | Path | None, device
     loaded = causal.load(path, device=device, dtype=encoder.spec["dtype"])
     if loaded.fingerprint != encoder.model_fingerprint:
         raise MismatchError(
-            f"--model {path}: fingerprint {loaded.fingerprint}, and {encoder.name} was made with "
-            f"{encoder.model_fingerprint}. Give the folder of that model with --model."
+            f"{flag('model')} {path}: fingerprint {loaded.fingerprint}, and {encoder.name} was made with "
+            f"{encoder.model_fingerprint}. Give the folder of that model with {flag('model')}."
         )
     return loaded
 

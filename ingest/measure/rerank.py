@@ -195,7 +195,7 @@ def _open(store: Store, encoder: Encoder, source: Source) -> tuple[LoadedModel, 
         )
     loaded = gradients.known_model(store, encoder, source.model, source.device)
     maps = linear.find(loaded.model, spec["modules"])
-    moments: dict[str, optimizer.SecondMoment] = {}
+    moments: dict[str, optimizer.Moment] = {}
     if spec["correction"] == "full":
         if source.optimizer_state is None:
             raise InputError(
