@@ -1,0 +1,159 @@
+"""Codes of low rank against whole gradients: bytes, fidelity, what they find, and what re-ranking gives back.
+
+python -m benchmarks.low_rank DATA --workdir DIR [--queries 120] [--tail-patch 60] [--top 200] [RECIPE ...]
+
+DATA has corpus.jsonl, queries.jsonl, labels.jsonl and model/ with optimizer.pt. A RECIPE is pairs, width, code and a
+query's pairs, such as 1,116,1bit,2. Each is a gradient ingest into the same store, ranked by cosine-block over all
+examples, and its strongest --top ranked again. The reference is the ranking of every example by
+whole gradients for the first --queries queries (all, if not given): every measure is over these. Tail-patch is that of
+the ten strongest of the first --tail-patch of them. Intervals of 95% over queries. The store stays in --workdir: the
+same command goes on where it was stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import NamedTuple
+
+import attrstore
+from attrstore.ingest.encode.gradients import ingest_gradients
+from attrstore.ingest.files.corpus import ingest_corpus
+from attrstore.ingest.files.labels import ingest_labels
+from attrstore.ingest.files.queries import ingest_queries
+from attrstore.ingest.measure.rerank import Source, rerank
+from attrstore.ingest.measure.tail_patch import tail_patch
+from attrstore.scoring import score
+
+EXACT, USUAL = "exact", "k 32, half a bit"
+RECIPES = ("1,116,1bit,2", "1,128,1bit,2", "2,116,1bit,2")
+METRICS = ("mrr", "hit_at_10", "tail_patch_logprob")
+
+
+class Recipe(NamedTuple):
+    """One code of low rank."""
+
+    rank: int
+    dim: int
+    code: str
+    query_rank: int
+
+    @classmethod
+    def read(cls, text: str) -> Recipe:
+        """Read `1,116,1bit,2`."""
+        rank, dim, code, query_rank = text.split(",")
+        return cls(int(rank), int(dim), code, int(query_rank))
+
+    @property
+    def name(self) -> str:
+        """Of the encoder and of its scoring."""
+        return f"rank {self.rank} of k {self.dim}, {self.code}, queries {self.query_rank}"
+
+
+def prepare(store: attrstore.Store, data: Path, queries: int | None) -> None:
+    """Ingest the files and rank by the usual code and by whole gradients, as far as it is not done yet."""
+    ingest_corpus(store, [data / "corpus.jsonl"])
+    ingest_queries(store, [data / "queries.jsonl"])
+    ingest_labels(store, [data / "labels.jsonl"])
+    if queries is not None and store.value("SELECT count(*) FROM queries") > queries:
+        dropped = "(SELECT query_id FROM queries ORDER BY query_id LIMIT 1000000000 OFFSET $n)"
+        for table in ("labels", "queries"):
+            store.execute(f"DELETE FROM {table} WHERE query_id IN {dropped}", {"n": queries})
+    ingest_gradients(store, model=data / "model", optimizer_state=data / "model" / "optimizer.pt", name=USUAL)
+    n: int = store.value("SELECT count(*) FROM examples")
+    if not scored(store, USUAL):
+        score(store, "cosine-block", encoder=USUAL, name=USUAL, top_k=n)
+    if not scored(store, EXACT):
+        rerank(store, USUAL, top=n, name=EXACT, source=Source(model=data / "model"))
+
+
+def measure(store: attrstore.Store, data: Path, recipe: Recipe, top: int) -> None:
+    """Encode, rank, and rank the strongest again, as far as it is not done yet."""
+    state = data / "model" / "optimizer.pt"
+    ingest_gradients(
+        store, model=data / "model", optimizer_state=state, name=recipe.name, rank=recipe.rank,
+        projection_dim=recipe.dim, code=recipe.code, query_rank=recipe.query_rank,
+    )  # fmt: skip
+    n: int = store.value("SELECT count(*) FROM examples")
+    if not scored(store, recipe.name):
+        score(store, "cosine-block", encoder=recipe.name, name=recipe.name, top_k=n)
+    if not scored(store, again(recipe, top)):
+        rerank(store, recipe.name, top=top, name=again(recipe, top), source=Source(model=data / "model"))
+
+
+def again(recipe: Recipe, top: int) -> str:
+    """Name the scoring of the recipe's candidates by whole gradients."""
+    return f"{recipe.name}: {top} re-ranked"
+
+
+def scored(store: attrstore.Store, name: str) -> bool:
+    """Whether there is a scoring called so."""
+    return bool(store.value("SELECT count(*) FROM scorings WHERE name = $name", {"name": name}))
+
+
+def row(store: attrstore.Store, name: str, encoder: str | None) -> str:
+    """One line of the table."""
+    (size,) = store.rows(
+        "SELECT (SELECT avg(octet_length(code) + octet_length(scales)) FROM encodings "
+        "        JOIN encoders USING (encoder_id) WHERE name = $name), "
+        "       (SELECT avg(octet_length(vector)) FROM query_encodings "
+        "        JOIN encoders USING (encoder_id) WHERE name = $name)",
+        {"name": encoder},
+    )
+    found = store.rows(
+        "SELECT avg(overlap_at_10), avg(rank_correlation) FROM agreement "
+        "WHERE $name IN (scoring, other_scoring) AND $exact IN (scoring, other_scoring) AND scoring <> other_scoring",
+        {"name": name, "exact": EXACT},
+    )[0]
+    cells = [name, *("" if part is None else f"{part:,.0f}" for part in size)]
+    cells += ["" if name == EXACT or part is None else f"{part:.3f}" for part in found]
+    intervals = {
+        metric: (mean, low, high)
+        for metric, mean, low, high in store.rows(
+            "SELECT metric, mean, low, high FROM report_intervals() WHERE name = $name", {"name": name}
+        )
+    }
+    for metric in METRICS:
+        mean, low, high = intervals.get(metric, (None, None, None))
+        digits = 5 if metric == "tail_patch_logprob" else 3
+        cells.append(
+            ""
+            if mean is None
+            else f"{mean:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]".replace("0.", ".")
+        )
+    return f"| {' | '.join(cells)} |"
+
+
+def main() -> None:
+    """Make the store and print the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("data", type=Path)
+    parser.add_argument("recipes", nargs="*", default=RECIPES, metavar="RECIPE")
+    parser.add_argument("--workdir", type=Path, required=True)
+    parser.add_argument("--queries", type=int)
+    parser.add_argument("--tail-patch", type=int, default=0, metavar="N")
+    parser.add_argument("--top", type=int, default=200)
+    arguments = parser.parse_args()
+    recipes = [Recipe.read(text) for text in arguments.recipes]
+    with attrstore.open(arguments.workdir / "low_rank.duckdb", create=True) as store:
+        prepare(store, arguments.data, arguments.queries)
+        for recipe in recipes:
+            measure(store, arguments.data, recipe, arguments.top)
+        names: list[tuple[str, str | None]] = [(EXACT, None), (USUAL, USUAL)]
+        for recipe in recipes:
+            names += [(recipe.name, recipe.name), (again(recipe, arguments.top), None)]
+        if arguments.tail_patch:
+            tail_patch(
+                store, scorings=[name for name, _ in names], queries=arguments.tail_patch,
+                model=arguments.data / "model", optimizer_state=arguments.data / "model" / "optimizer.pt",
+            )  # fmt: skip
+        print("| scoring | bytes | of a query | overlap@10 | Spearman | MRR | hit@10 | tail-patch |")
+        print("|" + "---|" * 8)
+        for name, encoder in names:
+            print(row(store, name, encoder), flush=True)
+
+
+if __name__ == "__main__":
+    main()
