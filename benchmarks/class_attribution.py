@@ -163,7 +163,7 @@ def ingest(store: attrstore.Store, task: Task, model: Path, projection_dim: int)
     ingest_queries(store, [task.file("queries")])
     ingest_lexical(store)
     ingest_representations(store, model=model)
-    for name, state in ((PLAIN, None), (CORRECTED, model / "optimizer.pt")):
+    for name, state in ((PLAIN, "none"), (CORRECTED, model / "optimizer.pt")):
         ingest_gradients(store, model=model, optimizer_state=state, projection_dim=projection_dim, name=name)
 
 

@@ -52,7 +52,7 @@ def prepare(store: attrstore.Store, data: Path) -> None:
     checkpoints = sorted(data.glob("checkpoint-*"), key=lambda path: int(path.name.rsplit("-", 1)[1]))
     for name, folder in [*((path.name, path) for path in checkpoints), ("plain", model)]:
         with timed(f"gradients, {name}"):
-            ingest_gradients(store, model=folder, name=name)
+            ingest_gradients(store, model=folder, optimizer_state="none", name=name)
     with timed("gradients, optimizer"):
         ingest_gradients(store, model=model, optimizer_state=model / "optimizer.pt", name="optimizer")
 

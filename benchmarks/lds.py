@@ -46,7 +46,7 @@ def prepare(folder: Path, count: int) -> None:
     """Encode, score every pair, choose the subsets; what is there already stays."""
     model = folder / run.MODEL
     with attrstore.open(folder / run.STORE, writable=True) as store:
-        ingest_gradients(store, model=model, name=PLAIN)
+        ingest_gradients(store, model=model, optimizer_state="none", name=PLAIN)
         corrected: str = store.value(
             "SELECT name FROM encoders WHERE kind = 'gradient' AND spec ->> 'correction' <> 'none' ORDER BY created"
         )

@@ -39,7 +39,7 @@ ABLATION: tuple[tuple[str, str, str, dict[str, Any]], ...] = (
 
 def encode(store: attrstore.Store, data: Path, name: str, **options: Any) -> None:
     """Run one gradient ingest; all but the encoder called `plain` use the optimizer's state."""
-    state = None if name == "plain" else data / "model" / "optimizer.pt"
+    state = "none" if name == "plain" else data / "model" / "optimizer.pt"
     ingest_gradients(store, model=data / "model", optimizer_state=state, name=name, **options)
 
 

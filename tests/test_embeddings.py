@@ -274,11 +274,11 @@ def test_dense_without_embeddings_names_the_command(store: Store) -> None:
 
 
 def test_incomplete_folders_are_refused(store: Store, folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="nowhere: cannot be loaded"):
+    with pytest.raises(InputError, match="nowhere: no such folder"):
         ingest_embeddings(store, model=tmp_path / "nowhere")
     deeper = json.loads((folder / "config.json").read_text()) | {"num_hidden_layers": 3}
     (folder / "config.json").write_text(json.dumps(deeper))
-    with pytest.raises(InputError, match=r"its weights lack 16 tensors, such as encoder\.layer\.2"):
+    with pytest.raises(InputError, match=r"its weights lack encoder\.layer\.2\S+ and 15 more tensors"):
         ingest_embeddings(store, model=folder)
     (folder / "model.safetensors").unlink()
     torch.save({}, folder / "pytorch_model.bin")

@@ -26,7 +26,7 @@ TABLE = "SELECT example_id, code, scales, n_tokens, loss, status FROM encodings 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tiny.checkpoint(tmp_path_factory.mktemp("model"))
-    tiny.adam_state(folder)
+    tiny.adam_state(folder).rename(folder / "adam.pt")
     return folder
 
 
@@ -48,8 +48,8 @@ def test_everything_is_encoded_once(store: Store, model: Path) -> None:
 
 
 @pytest.mark.parametrize("options", [{}, {"kronecker_factors": True},
-                                     {"optimizer_state": "optimizer.pt", "code": "1bit"},
-    {"optimizer_state": "optimizer.pt", "kronecker_factors": True}])  # fmt: skip
+                                     {"optimizer_state": "adam.pt", "code": "1bit"},
+    {"optimizer_state": "adam.pt", "kronecker_factors": True}])  # fmt: skip
 def test_a_job_stopped_at_any_batch_ends_as_an_uninterrupted_one(
     tmp_path: Path, model: Path, options: dict[str, Any]
 ) -> None:
@@ -171,7 +171,7 @@ def test_unusable_models_and_states_are_named(tmp_path: Path, store: Store, mode
     (tmp_path / "junk.pt").write_bytes(b"junk")
     with pytest.raises(InputError, match="not a file of tensors"):
         small(store, model, optimizer_state=tmp_path / "junk.pt")
-    state = torch.load(model / "optimizer.pt", weights_only=True)
+    state = torch.load(model / "adam.pt", weights_only=True)
     state["state"][1]["exp_avg_sq"] = state["state"][1]["exp_avg"] = torch.zeros(3, 5)
     torch.save(state, tmp_path / "misfit.pt")
     with pytest.raises(

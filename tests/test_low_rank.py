@@ -35,7 +35,7 @@ WHOLE: Any = {"projection_dim": 64}  # no side of the tiny models is wider: noth
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tiny.checkpoint(tmp_path_factory.mktemp("model"))
-    tiny.adam_state(made)
+    tiny.adam_state(made).rename(made / "adam.pt")  # not found beside the model, but given
     return made
 
 
@@ -113,7 +113,7 @@ def test_the_norm_is_that_of_the_whole_gradient(n_tokens: int, n_out: int, n_in:
 def test_all_pairs_give_the_scores_of_whole_gradients(
     filled: Store, folder: Path, method: str, corrected: bool
 ) -> None:
-    state = folder / "optimizer.pt" if corrected else None
+    state = folder / "adam.pt" if corrected else None
     ingest_gradients(
         filled,
         model=folder,
@@ -248,7 +248,7 @@ def test_embedding_and_head_can_be_encoded(filled: Store, folder: Path) -> None:
 
 
 def test_tracincp_and_less_read_them(filled: Store, folder: Path) -> None:
-    state = folder / "optimizer.pt"
+    state = folder / "adam.pt"
     ingest_gradients(filled, model=folder, rank=2, name="plain", **WHOLE)
     ingest_gradients(filled, model=folder, optimizer_state=state, rank=2, name="adam", **WHOLE)
     score(filled, "dot", encoder="plain", name="plain", top_k=9)
@@ -298,9 +298,7 @@ def test_what_does_not_go_together_is_refused(filled: Store, folder: Path) -> No
     with pytest.raises(InputError, match="blocks layer cannot be combined with rank"):
         ingest_gradients(filled, model=folder, rank=1, blocks="layer")
     with pytest.raises(InputError, match="correction full cannot be combined with rank"):
-        ingest_gradients(
-            filled, model=folder, optimizer_state=folder / "optimizer.pt", rank=1, correction="full"
-        )
+        ingest_gradients(filled, model=folder, optimizer_state=folder / "adam.pt", rank=1, correction="full")
     with pytest.raises(InputError, match="has at most 4 singular pairs after projection"):
         ingest_gradients(filled, model=folder, rank=5, projection_dim=4)
     assert not filled.value("SELECT count(*) FROM encoders")
@@ -308,7 +306,7 @@ def test_what_does_not_go_together_is_refused(filled: Store, folder: Path) -> No
 
 def test_other_recipes_keep_their_ids() -> None:
     class Subject:
-        fingerprint, tokenizer_fingerprint, context = "m", "t", 8
+        fingerprint, tokenizer_fingerprint, context, encoding_version = "m", "t", 8, 1
 
     assert not {"rank", "query_rank", "iterations"} & GradientRecipe().spec(Subject(), None).keys()
     spec = GradientRecipe(rank=2).spec(Subject(), None)

@@ -192,7 +192,9 @@ def test_kept_weights_change_no_score_by_more_than_float16(
 ) -> None:
     with attrstore.open(path, create=True) as store:
         wide, queries = synthetic(store, 80)
-        exact = ranked(store, wide, queries)
+        with monkeypatch.context() as unkept:
+            unkept.setattr("attrstore.vectors.kept.LEAST_DIMENSIONS", 4096)
+            exact = ranked(store, wide, queries)
         monkeypatch.setattr(scan, "rows_at_once", lambda _: 80)
         kept = ranked(store, wide, queries)
         assert store.value("SELECT count(*) FROM block_weights") == 1

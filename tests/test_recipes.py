@@ -28,6 +28,7 @@ class Subject:
     fingerprint: str = "a3619ca31908a5a6"
     tokenizer_fingerprint: str = "d6f33a633a116342"
     context: int = 32
+    encoding_version: int = 1
 
 
 # Rows of `encoders`, written before there were recipes: kind, id, spec.

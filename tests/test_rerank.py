@@ -79,7 +79,7 @@ def of_pair(method: str, q: list[torch.Tensor], z: list[torch.Tensor]) -> float:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tiny.checkpoint(tmp_path_factory.mktemp("model"))
-    tiny.adam_state(made)
+    tiny.adam_state(made).rename(made / "adam.pt")  # not found beside the model, but given
     return made
 
 
@@ -120,7 +120,7 @@ def test_all_candidates_have_the_scores_of_whole_gradients(encoded: Store, folde
 def test_the_optimizer_corrects_whole_gradients(
     encoded: Store, folder: Path, correction: str, modules: str | None
 ) -> None:
-    state = folder / "optimizer.pt"
+    state = folder / "adam.pt"
     ingest_gradients(
         encoded, model=folder, projection_dim=3, code="fp16", modules=modules, optimizer_state=state,
         correction=correction, name="corrected",

@@ -28,7 +28,7 @@ RANKINGS = {
     "one": {0: [0, 1, 2], 1: [2, 0, 5], 2: [4, 3, 7], 3: [6, 2, 1]},
     "two": {0: [1, 3, 0], 1: [7, 2, 4], 2: [4, 5, 6], 3: [0, 6, 7]},
 }
-RATE = {"sgd": 1e-3, "adam": 1e-5}
+RATE = {"sgd": 1e-3, "adam": 1e-5, "adamw": 1e-5}
 
 
 def add_ranking(store: Store, name: str, ranking: dict[int, list[int]]) -> None:
@@ -74,8 +74,16 @@ def target_logprob(model: Any, tokenizer: Any, prompt: str, target: str) -> Any:
     return sum(logprobs[i - 1, whole[0, i]] for i in range(whole.shape[1] - n_target, whole.shape[1]))
 
 
-def slow(folder: Path, example: str, query: tuple[str, str], rate: float, state: Path | None) -> list[float]:
-    """One step by torch.optim's arithmetic on a float64 copy of the model, and what it changed."""
+def slow(
+    folder: Path,
+    example: str,
+    query: tuple[str, str],
+    name: str,
+    state: Path | None,
+    rate: float | None = None,
+) -> list[float]:
+    """One step on a float64 copy of the model, adamw's by torch.optim itself, and what it changed."""
+    rate = rate or RATE[name]
     loaded = causal.load(folder)
     model = copy.deepcopy(loaded.model).double()
     model.requires_grad_(True)
@@ -83,12 +91,19 @@ def slow(folder: Path, example: str, query: tuple[str, str], rate: float, state:
     model(input_ids=ids, labels=ids).loss.backward()  # the mean over the predicted tokens
     with torch.no_grad():
         base = float(target_logprob(model, loaded.tokenizer, *query))
-        saved = None if state is None else torch.load(state)["state"]
-        for index, parameter in enumerate(model.parameters()):
-            direction = parameter.grad
-            if saved is not None:
-                direction = direction / (saved[index]["exp_avg_sq"].double().sqrt() + 1e-8)
-            parameter -= rate * direction
+        saved = None if state is None else torch.load(state)
+        if name == "adamw":
+            stepping = torch.optim.AdamW(model.parameters())
+            stepping.load_state_dict(saved or {})
+            beta2 = torch.load(str(state))["param_groups"][0]["betas"][1]
+            stepping.param_groups[0].update(lr=rate, betas=(0.0, beta2), weight_decay=0)
+            stepping.step()
+        else:
+            for index, parameter in enumerate(model.parameters()):
+                direction = parameter.grad
+                if saved is not None:
+                    direction = direction / (saved["state"][index]["exp_avg_sq"].double().sqrt() + 1e-8)
+                parameter -= rate * direction
         after = float(target_logprob(model, loaded.tokenizer, *query))
     probabilities = [float(torch.tensor(value, dtype=torch.float64).exp()) for value in (base, after)]
     return [base, after - base, probabilities[0], probabilities[1] - probabilities[0]]
@@ -96,17 +111,19 @@ def slow(folder: Path, example: str, query: tuple[str, str], rate: float, state:
 
 # gpt2 has tied embeddings and transposed weights; gpt_neox and qwen2 have biases
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "gpt_neox", "qwen2"])
-@pytest.mark.parametrize("name", ["sgd", "adam"])
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
 def test_a_float64_loop_gives_the_same(ranked: Store, tmp_path: Path, architecture: str, name: str) -> None:
     folder = tiny.checkpoint(tmp_path / "model", architecture)
-    state = tiny.adam_state(tmp_path, architecture) if name == "adam" else None
-    done = tail_patch(ranked, model=folder, learning_rate=RATE[name], optimizer_state=state)
+    state = None if name == "sgd" else tiny.adam_state(tmp_path, architecture)
+    done = tail_patch(
+        ranked, model=folder, learning_rate=RATE[name], optimizer_state=state, optimizer_name=name
+    )
     found = measured(ranked)
     assert set(found) == pairs("one", "two")
     assert (done.pairs, done.examples, done.optimizer) == (len(found), 8, name)
     deltas = []
     for (query, example), values in sorted(found.items())[::3]:
-        expected = slow(folder, TEXTS[example], QUERIES[query], RATE[name], state)
+        expected = slow(folder, TEXTS[example], QUERIES[query], name, state)
         assert values == pytest.approx(expected, rel=1e-5, abs=3e-6), (query, example)
         deltas.append(abs(values[1]))
     assert max(deltas) > 3e-4  # far above the tolerance
@@ -267,7 +284,7 @@ def test_another_optimizer_state_is_refused(ranked: Store, tmp_path: Path) -> No
         "SELECT optimizer, learning_rate, count(*) FROM tail_patches GROUP BY ALL ORDER BY 2"
     )
     top_one, top_two = pairs("one", "two", top=1), pairs("one", "two", top=2)
-    assert settings == [("adam", 1e-6, len(top_two)), ("adam", 2e-6, len(top_one))]
+    assert settings == [("adamw", 1e-6, len(top_two)), ("adamw", 2e-6, len(top_one))]
 
 
 def test_what_cannot_be_measured_is_counted(store: Store, tmp_path: Path) -> None:
@@ -316,17 +333,20 @@ def test_report_averages_what_was_measured(ranked: Store, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"top": 0}, "top 0"),
-        ({"queries": 0}, "queries 0"),
-        ({"learning_rate": -1.0}, "learning_rate -1"),
-        ({"learning_rate": float("nan")}, "learning_rate nan"),
-        ({"scorings": ["three"]}, "scorings three: no scoring is called so; there are one, two"),
-        ({"optimizer_name": "adam"}, "optimizer_state FILE"),
-        ({"optimizer_name": "lion"}, "optimizer_name lion"),
-        ({"optimizer_name": "sgd", "optimizer_state": "x.pt"}, "optimizer_name sgd"),
+        ({"top": 0}, "--top 0"),
+        ({"queries": 0}, "--queries 0"),
+        ({"learning_rate": -1.0}, "learning.rate -1"),
+        ({"learning_rate": float("nan")}, "learning.rate nan"),
+        ({"learning_rate": "fast"}, "learning.rate fast"),
+        ({"learning_rate": "training"}, "learning.rate training: needs an optimizer's state"),
+        ({"max_length": 33}, "--max-length 33: must be between 2 and 32"),
+        ({"scorings": ["three"]}, "--scoring three: no scoring is called so; there are one, two"),
+        ({"optimizer_name": "adam"}, "optimizer.state FILE"),
+        ({"optimizer_name": "lion"}, "optimizer lion"),
+        ({"optimizer_name": "sgd", "optimizer_state": "x.pt"}, "optimizer sgd"),
         ({"optimizer_state": "x.pt"}, "x.pt: no such file"),
         ({"model": None}, "which model"),
-        ({"model": "nowhere"}, "nowhere: no config.json"),
+        ({"model": "nowhere"}, "nowhere: no such folder"),
     ],
 )
 def test_bad_input_is_named_and_nothing_is_written(
@@ -353,7 +373,7 @@ def test_each_optimizer_has_its_learning_rate(ranked: Store, tmp_path: Path) -> 
     state = tiny.adam_state(tmp_path)
     assert tail_patch(ranked, top=1, queries=1, optimizer_state=state).learning_rate == 1e-6
     assert ranked.rows("SELECT DISTINCT optimizer, learning_rate FROM tail_patches ORDER BY ALL") == [
-        ("adam", 1e-6),
+        ("adamw", 1e-6),
         ("sgd", 1e-3),
     ]
 
@@ -369,7 +389,8 @@ def test_command(ranked: Store, path: Path, tmp_path: Path) -> None:
     result = run("--optimizer-state", str(state), "--scoring", "one", "--top", "2", "--queries", "2")
     assert result.exit_code == 0, result.output
     assert result.stdout == (
-        f"adam, learning rate 1e-06: 4 pairs measured, 3 steps.\nNext: attrstore report {path} --intervals\n"
+        f"adamw, learning rate 1e-06: 4 pairs measured, 3 steps.\noptimizer's state: {state}\n"
+        f"Next: attrstore report {path} --intervals\n"
     )
     refused = run("--optimizer", "adam")
     assert refused.exit_code == 2
@@ -384,3 +405,35 @@ def test_unscored_store(path: Path, tmp_path: Path) -> None:
         pytest.raises(InputError, match="First: attrstore score"),
     ):
         tail_patch(store, model=tmp_path)
+
+
+def test_a_step_where_nothing_was_ever_moved_is_bounded(ranked: Store, tmp_path: Path) -> None:
+    folder = tiny.checkpoint(tmp_path / "model")
+    file = tiny.adam_state(tmp_path)
+    state = torch.load(file)
+    for entry in state["state"].values():
+        entry["exp_avg_sq"].zero_()
+        entry["step"].fill_(10_000)  # so long ago that nothing is corrected for
+    torch.save(state, file)
+    tail_patch(ranked, model=folder, optimizer_state=file)
+    for (query, example), values in measured(ranked).items():
+        expected = slow(folder, TEXTS[example], QUERIES[query], "adamw", file, 1e-6)
+        assert values == pytest.approx(expected, rel=1e-5, abs=3e-6)
+        assert abs(values[1]) < 0.1
+    tail_patch(ranked, model=folder, optimizer_state=file, optimizer_name="adam", top=1, queries=1)
+    worst = "SELECT max(abs(delta_logprob)) FROM tail_patches WHERE optimizer = 'adam'"
+    assert ranked.value(worst) > 1  # gradients over 1e-8
+    assert ranked.value("SELECT count(DISTINCT optimizer) FROM tail_patches") == 2
+
+
+def test_the_training_rate_is_the_saved_one(ranked: Store, tmp_path: Path) -> None:
+    folder = tiny.checkpoint(tmp_path / "model")
+    tiny.adam_state(folder)  # found beside the model
+    done = tail_patch(ranked, model=folder, learning_rate="training", top=1, queries=1)
+    assert (done.optimizer, done.learning_rate) == ("adamw", 1e-3)
+    assert done.state.startswith(f"optimizer's state: {folder / 'optimizer.pt'}")
+    shorter = tail_patch(ranked, model=folder, max_length=4, top=1, queries=1)
+    assert shorter.optimizer == "adamw, 4 tokens"
+    assert (
+        ranked.value("SELECT count(*) FROM tail_patches WHERE optimizer = 'adamw, 4 tokens'") == shorter.pairs
+    )

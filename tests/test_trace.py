@@ -35,7 +35,7 @@ def fill(store: Store, folder: Path, *, plain: bool = True, corrected: bool = Tr
     if corrected:
         ingest_gradients(store, model=model, optimizer_state=state, projection_dim=4, name="corrected")
     if plain:
-        ingest_gradients(store, model=model, projection_dim=4, name="plain")
+        ingest_gradients(store, model=model, optimizer_state="none", projection_dim=4, name="plain")
     return model
 
 
@@ -128,7 +128,7 @@ def test_checkpoints_and_mirrored_are_run_where_they_can(store: Store, tmp_path:
 
 def test_less_takes_no_plain_gradients_of_other_layers(store: Store, tmp_path: Path) -> None:
     model = fill(store, tmp_path, plain=False)
-    ingest_gradients(store, model=model, projection_dim=4, modules="mlp")
+    ingest_gradients(store, model=model, optimizer_state="none", projection_dim=4, modules="mlp")
     traced = trace(store, methods=["less", "dot"], tail_patch=False)
     assert "no uncorrected encoder projects as corrected does" in traced.left_out["less"]
 

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 @encoder_name_option
 @click.option(
     "--optimizer-state", type=PATH,
-    help="File with the optimizer's state_dict (AdamW, Adafactor); its second moment corrects the gradients.",
+    help="File with the optimizer's state_dict (AdamW, Adafactor); its second moment corrects the gradients. none: "
+    "correct nothing.  [default: optimizer.pt in the model's folder, if it is there and fits]",
 )  # fmt: skip
 @fields_of(GradientRecipe)
 def gradients_command(store: Path, **options: Any) -> None:
@@ -32,7 +33,7 @@ def gradients_command(store: Path, **options: Any) -> None:
     A stopped or killed job goes on with the same command; appended examples are all it does then.
 
     \b
-    Example: attrstore ingest gradients facts.duckdb --model model --optimizer-state model/optimizer.pt
+    Example: attrstore ingest gradients facts.duckdb --model model
     """
     from attrstore.ingest.encode.gradients import ingest_gradients
 
@@ -62,6 +63,8 @@ def representations_command(store: Path, **options: Any) -> None:
 def report_counts(counts: Encoded, next_command: str) -> None:
     """Print what an encoding job did, and what comes next."""
     say(f"{counts.encoder}: {counts.examples:,} examples and {counts.queries:,} queries encoded.")
+    if counts.state is not None:
+        say(counts.state)
     for noun, table, outcomes in (
         ("examples", "encodings", counts.outcomes),
         ("queries", "query_encodings", counts.query_outcomes),

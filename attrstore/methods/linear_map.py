@@ -126,19 +126,28 @@ def query_side(
 def _weights(prepared: Products, chunk: Chunk, whitening: list[Tensor] | None, norm: str) -> Tensor:
     """Return what each block of a code weighs in its example's score: [n, B].
 
-    A code c stands for phi = |phi| c / |c|, block by block; the score divides A phi by the method's norm.
+    A code c stands for phi = |phi| c / |c|, block by block; the score divides A phi by the method's norm. A block
+    of no length weighs nothing, whatever its code says.
     """
     import torch
 
+    norms = chunk.scales.contiguous().view(torch.bfloat16).float()
     if norm == "block":
-        return 1 / prepared.lengths(whitening).clamp(min=TINY)
+        return _inverse(prepared.lengths(whitening)) * (norms > 0)
     own = prepared.lengths(None)
-    weights = chunk.scales.contiguous().view(torch.bfloat16).float() / own.clamp(min=TINY)
+    weights = norms * _inverse(own)
     if norm == "vector":
         after = prepared.lengths(whitening) if whitening is not None else own
         whole = torch.linalg.vector_norm(weights * after, dim=1, keepdim=True)
-        weights /= whole.clamp(min=TINY)
+        weights = weights * _inverse(whole)
     return weights
+
+
+def _inverse(lengths: Tensor) -> Tensor:
+    """Return 1 / length, and 0 for no length: 1 / TINY would drown the other weights of its block when rounded."""
+    import torch
+
+    return torch.where(lengths > TINY, 1 / lengths, 0.0)
 
 
 def rank_scored(

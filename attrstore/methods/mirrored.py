@@ -23,7 +23,9 @@ class MirroredOptions(Options):
         None, "Of the step.", above=0, unset="1e-6 with an optimizer's state, 1e-3 without"
     )
     optimizer_state: str | Path | None = option(
-        None, "File with the optimizer's state_dict: the step is then Adam's direction, without momentum."
+        None,
+        "File with the optimizer's state_dict: the step is then AdamW's, without momentum; none for none.",
+        unset="optimizer.pt in the model's folder, if it is there and fits",
     )
     step: str = option(
         "ascent", "On the query's loss: ascent is as published.", choices=("ascent", "descent")

@@ -47,11 +47,20 @@ def choose_mixing(corpus: Sequence[Tensor], queries: Sequence[Tensor]) -> float:
 
     At that lambda the weakest of those components weighs the same in lambda R_queries as the component of
     its rank does in (1 - lambda) R_corpus; stronger ones then dominate the mixture and are damped by it.
+    Few queries span fewer directions than that share has. The weakest that they do span is then taken: one further
+    would weigh nothing, and R_corpus would be dropped.
     """
-    s_corpus = torch.cat([torch.linalg.eigvalsh(m.double()) for m in corpus]).sort(descending=True).values
-    s_queries = torch.cat([torch.linalg.eigvalsh(m.double()) for m in queries]).sort(descending=True).values
-    rank = round(len(s_corpus) * DAMPED_SHARE)
-    return float(s_corpus[rank] / (s_corpus[rank] + s_queries[rank]).clamp(min=1e-300))
+    s_corpus = _spectrum(corpus)
+    s_queries = _spectrum(queries)
+    spanned = int((s_queries > float(s_queries[0]) * len(s_queries) * torch.finfo(torch.float32).eps).sum())
+    last = max(0, min(round(len(s_corpus) * DAMPED_SHARE), spanned) - 1)
+    return float(s_corpus[last] / (s_corpus[last] + s_queries[last]).clamp(min=1e-300))
+
+
+def _spectrum(matrices: Sequence[Tensor]) -> Tensor:
+    """Return the eigenvalues of all blocks together, the strongest first, in float64."""
+    values = torch.cat([torch.linalg.eigvalsh(m.double()) for m in matrices])
+    return values.sort(descending=True).values
 
 
 def mix(corpus: Sequence[Tensor], queries: Sequence[Tensor], mixing: float) -> list[Tensor]:
@@ -60,12 +69,16 @@ def mix(corpus: Sequence[Tensor], queries: Sequence[Tensor], mixing: float) -> l
 
 
 def power(matrix: Tensor, exponent: float, damping: float) -> Tensor:
-    """Return (R + damping * mean eigenvalue * I)^exponent, computed in float64, as float32 [d, d]."""
+    """Return (R + damping * mean eigenvalue * I)^exponent, computed in float64, as float32 [d, d].
+
+    Directions whose damped eigenvalue is zero to the precision of the matrix, all of them where nothing moves the
+    block, stay zero under a negative exponent too, as in a pseudo-inverse: no example has a part there.
+    """
     values, vectors = torch.linalg.eigh(matrix.double())
     values = values.clamp(min=0)
-    floor = torch.finfo(torch.float64).tiny
-    values = (values + damping * values.mean()).clamp(min=floor)
-    raised: Tensor = (vectors * values**exponent) @ vectors.T
+    values = values + damping * values.mean()
+    there = values > float(values.max()) * len(values) * torch.finfo(torch.float32).eps
+    raised: Tensor = (vectors * torch.where(there, values, 1.0) ** exponent * there) @ vectors.T
     return raised.float()
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from attrstore.vectors.encoders import Encoder
     from attrstore.vectors.scan import Chunk
 
+ROUNDING = "half of a power of two"  # changed when kept weights would be rounded otherwise
 LEAST_DIMENSIONS = 2048  # the weights of shorter codes are computed as fast as they are found
 
 
@@ -23,8 +24,8 @@ class KeptWeights:
     """The weights of chunks: to compute them costs more than one query does.
 
     Only chunks that are at least a quarter full are kept, and only where that takes less than a tenth of the
-    codes' own bytes. They are rounded to float16 before their first use too, so that a second scan gives the
-    same scores.
+    codes' own bytes. All are rounded as if they were kept, by shares of a power of two, so that a score is the same
+    in a second scan and in a chunk of other examples.
     """
 
     def __init__(
@@ -33,7 +34,7 @@ class KeptWeights:
         from attrstore.vectors import codes, scan
 
         self.store, self.size = store, scan.rows_at_once(encoder)
-        digest = hashlib.sha256(f"{norm} {units}".encode())
+        digest = hashlib.sha256(f"{norm} {units} {ROUNDING}".encode())
         for matrix in matrices or ():
             digest.update(matrix.cpu().numpy().tobytes())
         self.key = {"encoder": encoder.encoder_id, "recipe": digest.hexdigest()[:32]}
@@ -49,11 +50,11 @@ class KeptWeights:
 
     def of(self, chunk: Chunk, compute: Callable[[], Tensor]) -> Tensor:
         """Return the weights [n, B] of a chunk, computed unless they are kept."""
-        import torch
 
-        if not self.worthwhile or 4 * len(chunk.example_ids) < self.size:
+        if not self.worthwhile:
             return compute()
-        n, width = len(chunk.example_ids), chunk.scales.shape[1] // 2
+        if 4 * len(chunk.example_ids) < self.size:
+            return _unpacked(_packed(compute().cpu()), len(chunk.example_ids)).to(chunk.code.device)
         key = self.key | {"examples": _digest(chunk)}
         # The store's own connection is busy with the scan.
         with self.store.connection.cursor() as connection:
@@ -62,15 +63,27 @@ class KeptWeights:
             if row is None and self.store.writable:
                 values = {**key, **self.norm, "weights": packed}
                 connection.execute(statement("scoring", "insert_block_weights"), values)
-        memory = bytearray(packed)
-        largest = torch.frombuffer(memory, dtype=torch.float32, count=width)
-        shares = torch.frombuffer(memory, dtype=torch.float16, offset=4 * width).view(n, width)
-        return (shares.float() * largest).to(chunk.code.device)
+        return _unpacked(packed, len(chunk.example_ids)).to(chunk.code.device)
 
 
 def _packed(weights: Tensor) -> bytes:
-    largest = weights.amax(dim=0).clamp(min=1e-30)
+    import torch
+
+    # A power of two, so that the rounding of an example's weight does not depend on the examples beside it.
+    exponents = weights.amax(dim=0).clamp(min=1e-30).frexp().exponent
+    largest = torch.ldexp(torch.ones(len(exponents)), exponents)
     return bytes(largest.numpy().tobytes() + (weights / largest).half().numpy().tobytes())
+
+
+def _unpacked(packed: bytes, n: int) -> Tensor:
+    """Return weights [n, B]."""
+    import torch
+
+    memory = bytearray(packed)
+    width = len(memory) // (4 + 2 * n)
+    largest = torch.frombuffer(memory, dtype=torch.float32, count=width)
+    shares = torch.frombuffer(memory, dtype=torch.float16, offset=4 * width).view(n, width)
+    return shares.float() * largest
 
 
 def _digest(chunk: Chunk) -> str:

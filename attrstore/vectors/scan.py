@@ -12,6 +12,7 @@ import pyarrow
 import torch
 from torch import Tensor
 
+from attrstore.errors import InputError
 from attrstore.statements import statement
 from attrstore.vectors import codes
 
@@ -197,11 +198,13 @@ def rank(
         scored: starts the stream.
         query_ids: of the rows of the scores.
         top_k: proponents kept for each query, and opponents.
-        labelled: (row [p], example_id [p], score [p]) of the pairs whose exact rank is wanted.
+        labelled: (row [p], example_id [p], score [p]) of the pairs whose exact rank is wanted. The score is the
+            pair's only one: it stands in the stream too, where another batch may have rounded it otherwise, so that
+            all ranks are places in one order.
         device: of the scores.
         opponents: keep the weak end too.
 
-    Returns the pairs and the number of examples ranked.
+    Returns the pairs and the number of examples ranked. Raises `InputError` naming a pair whose score is not finite.
     """
     rows, ids, own = (part.to(device) for part in labelled)
     beaten_by = torch.zeros(len(rows), dtype=torch.long, device=device)
@@ -210,6 +213,8 @@ def rank(
     total = 0
     for example_ids, scores in scored():
         total += len(example_ids)
+        _put(scores, example_ids, rows, ids, own)
+        _refuse_not_finite(scores, query_ids, example_ids)
         best.add(scores, example_ids)
         if opponents:
             worst.add(scores, example_ids)
@@ -219,6 +224,27 @@ def rank(
             ahead = (theirs > mine) | ((theirs == mine) & (example_ids < ids[part].unsqueeze(1)))
             beaten_by[part] += (ahead & (example_ids != ids[part].unsqueeze(1))).sum(dim=1)
     return _collect(query_ids, best, worst, total, (rows, ids, own, beaten_by + 1)), total
+
+
+def _put(scores: Tensor, example_ids: Tensor, rows: Tensor, ids: Tensor, own: Tensor) -> None:
+    """Write the pairs' own scores into the scores [queries, n] of the examples [n], where they are among them."""
+    if not len(ids) or not len(example_ids):
+        return
+    in_order, columns = example_ids.sort()
+    place = torch.searchsorted(in_order, ids).clamp(max=len(in_order) - 1)
+    here = in_order[place] == ids
+    scores[rows[here], columns[place[here]]] = own[here].to(scores.dtype)
+
+
+def _refuse_not_finite(scores: Tensor, query_ids: Sequence[int], example_ids: Tensor) -> None:
+    if bool(scores.sum().isfinite()) or bool(scores.isfinite().all()):
+        return
+    row, column = (~scores.isfinite()).nonzero()[0].tolist()
+    raise InputError(
+        f"the score of example_id {int(example_ids[column])} for query_id {query_ids[row]} is "
+        f"{float(scores[row, column])}, so nothing was ranked. A larger --damping or --norm block may keep it finite; "
+        "if not, the encodings are at fault: attrstore check."
+    )
 
 
 def _collect(
@@ -243,8 +269,6 @@ def _collect(
     for top, count in ((best, n_best), (worst, n_worst)):
         for part in torch.arange(len(rows), device=rows.device).split(2**16):
             at_an_end[part] |= (top.ids[rows[part], :count] == ids[part].unsqueeze(1)).any(dim=1)
-    # Scored in another batch, a near tie can round the other way: never inside an end that it is not in.
-    ranks = ranks.clamp(n_best + 1, max(n_best + 1, total - n_worst))
     middle = ~at_an_end
     parts.append((rows[middle], ids[middle], ranks[middle], own[middle]))
     row, example, rank, score = (torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True))

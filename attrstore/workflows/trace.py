@@ -130,8 +130,6 @@ def _subject(
             fingerprint = known[-1].model_fingerprint
             model = store.value("SELECT path FROM models WHERE fingerprint = $id", {"id": fingerprint})
     folder = None if model is None else Path(model)
-    if state is None and folder is not None and (folder / "optimizer.pt").is_file():
-        state = folder / "optimizer.pt"
     return Subject(fingerprint, folder, None if state is None else Path(state), device, mirrored)
 
 

@@ -55,7 +55,7 @@ def ingest_embeddings(
         MismatchError: an encoder of this name exists and was made differently.
     """
     recipe = replace(recipe or EmbeddingRecipe(), **fields)
-    loaded = embedding.load(model, device=recipe.device, dtype=recipe.dtype)
+    loaded = embedding.load(model, device=recipe.device, dtype=recipe.dtype, max_length=recipe.max_length)
     recipe, texts = _as_the_folder_says(recipe, loaded)
     spec = recipe.spec(loaded, lower_case=texts.lower_case, similarity=loaded.settings.similarity)
     name = name or f"{Path(loaded.path).absolute().name}-{recipe.pooling}"

@@ -16,7 +16,7 @@ from attrstore.ingest.encode.capture import GradientEncoder
 from attrstore.ingest.encode.job import Encoded, EncodingJob, refuse_other_recipe
 from attrstore.ingest.encode.low_rank import LowRankEncoder
 from attrstore.ingest.encode.recipes import WHITENING, GradientFields, GradientRecipe
-from attrstore.ingest.model import causal, linear, optimizer, sequences
+from attrstore.ingest.model import causal, chosen_state, linear, optimizer, sequences
 from attrstore.ingest.model.rendering import chat_template
 from attrstore.progress import silent
 from attrstore.runs import recorded, writes
@@ -50,7 +50,7 @@ def ingest_gradients(
         recipe: how; the default one, if not given.
         model: folder of a Hugging Face causal LM, or of a LoRA adapter of one, whose gradients alone are encoded.
         optimizer_state: file of the optimizer's state_dict (AdamW or Adafactor); its second moment corrects
-            the gradients.
+            the gradients. `optimizer.pt` in the model's folder, if it is there and fits; `none` for none.
         name: of the encoder; made from the recipe if not given.
         progress: called with the examples encoded and those to encode.
         fields: of the recipe, `GradientRecipe`, that are to be otherwise.
@@ -60,16 +60,13 @@ def ingest_gradients(
         MismatchError: an encoder of this name exists and was made differently.
     """
     recipe = replace(recipe or GradientRecipe(), **fields)
-    if optimizer_state is not None:
-        recipe.refuse_state()
     if not store.value("SELECT count(*) FROM examples"):
         raise InputError(f"{store.path}: no examples yet. First: attrstore ingest corpus {store.path} FILE")
-    loaded = causal.load(model, device=recipe.device, dtype=recipe.dtype)
+    loaded = causal.load(model, device=recipe.device, dtype=recipe.dtype, max_length=recipe.max_length)
     maps = linear.find(loaded.model, recipe.modules)
-    moments: dict[str, optimizer.Moment] = {}
-    if optimizer_state is not None:
-        moments = optimizer.second_moments(optimizer_state, loaded.model, maps, recipe.correction)
-    spec = recipe.spec(loaded, moments_fingerprint(moments)) | chat_template(store, loaded.tokenizer)
+    template = chat_template(store, loaded.tokenizer)
+    moments, state = _moments(store, recipe, optimizer_state, loaded, maps)
+    spec = recipe.spec(loaded, moments_fingerprint(moments)) | template
     projections = {
         m.name: projection.make(m, dim=recipe.projection_dim, seed=recipe.seed, moment=moments.get(m.name))
         for m in maps
@@ -98,7 +95,40 @@ def ingest_gradients(
             progress,
             encode_queries=gradient_encoder.encode_queries,
         )
-        return job()
+        return replace(job(), state=state)
+
+
+def _moments(
+    store: Store,
+    recipe: GradientRecipe,
+    wanted: str | Path | None,
+    loaded: LoadedModel,
+    maps: list[LinearMap],
+) -> tuple[dict[str, optimizer.Moment], str]:
+    """Return the second moments that correct, if any do, and which they are in a line.
+
+    An encoder that was made without a state stays what the same command goes on with, when a file has come since.
+    """
+
+    def read(file: Path) -> dict[str, optimizer.Moment]:
+        recipe.refuse_state()
+        return optimizer.second_moments(file, loaded.model, maps, recipe.correction)
+
+    moments, said = chosen_state.choose(wanted, loaded.path, read)
+    if moments and wanted is None:
+        template = chat_template(store, loaded.tokenizer)
+        known = {encoder.encoder_id: encoder for encoder in encoders.load_all(store, "gradient")}
+        corrected, plain = (
+            Encoder("gradient", "", loaded.fingerprint, recipe.spec(loaded, state) | template, ()).encoder_id
+            for state in (moments_fingerprint(moments), None)
+        )
+        if plain in known and corrected not in known:
+            file = Path(loaded.path) / chosen_state.FILE
+            return {}, (
+                f"optimizer's state: none, as {known[plain].name} was made without one; "
+                f"{flag('optimizer_state')} {file} makes another encoder beside it"
+            )
+    return moments or {}, said
 
 
 def _prepare(
@@ -165,7 +195,8 @@ def known_model(store: Store, encoder: Encoder, model: str | Path | None, device
     """Load the model that an encoder was made with: from `model`, or where the store last saw it."""
     known = "SELECT path FROM models WHERE fingerprint = $id"
     path = model or store.value(known, {"id": encoder.model_fingerprint})
-    loaded = causal.load(path, device=device, dtype=encoder.spec["dtype"])
+    recipe = GradientRecipe.from_spec(encoder.spec)
+    loaded = causal.load(path, device=device, dtype=recipe.dtype, max_length=recipe.max_length)
     if loaded.fingerprint != encoder.model_fingerprint:
         raise MismatchError(
             f"{flag('model')} {path}: fingerprint {loaded.fingerprint}, and {encoder.name} was made with "

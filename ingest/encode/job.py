@@ -64,6 +64,7 @@ class Encoded:
     examples: int = 0
     outcomes: dict[str, int] = field(default_factory=dict)  # of all examples of the encoder: ok, skipped, ...
     query_outcomes: dict[str, int] = field(default_factory=dict)
+    state: str | None = None  # in a line, of encodings that an optimizer's state may correct: which one does
 
 
 @dataclass

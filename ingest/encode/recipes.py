@@ -47,6 +47,11 @@ class Subject(Protocol):
         """The longest input in tokens."""
         ...
 
+    @property
+    def encoding_version(self) -> int:
+        """Raised when the same spec would give other vectors."""
+        ...
+
 
 @dataclass(frozen=True, kw_only=True)
 class Running(Options):
@@ -68,11 +73,15 @@ class EncodingRecipe(Running):
         "truncate", "What to do with an example longer than the context; its status says what was done.",
         choices=LONG,
     )  # fmt: skip
+    max_length: int | None = option(
+        None, "Tokens of a text, the rest of which is treated as --long says: as many as the model was trained with.",
+        least=2, metavar="N", unset="the model's context",
+    )  # fmt: skip
 
     def common(self, subject: Subject) -> Spec:
         """Return what every spec begins with."""
         return {
-            "version": 1,  # raised when the same spec would give other vectors
+            "version": subject.encoding_version,
             "model": subject.fingerprint,
             "tokenizer": subject.tokenizer_fingerprint,
             "code": self.code,
@@ -85,7 +94,7 @@ class EncodingRecipe(Running):
     def from_spec(cls, spec: Mapping[str, Any]) -> Self:
         """Return the recipe of an encoder in a store; how it was run is not known, and the default."""
         names = cls.__dataclass_fields__.keys() - Running.__dataclass_fields__.keys()
-        return cls(**{name: spec[name] for name in names & spec.keys()})
+        return cls(**{name: spec[name] for name in names & spec.keys()}, max_length=spec["context"])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -249,6 +258,7 @@ class EncodingFields(TypedDict, total=False):
     code: str
     dtype: str
     long: str
+    max_length: int | None
 
 
 class GradientFields(EncodingFields, total=False):

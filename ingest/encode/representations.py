@@ -51,7 +51,7 @@ def ingest_representations(
         MismatchError: an encoder of this name exists and was made differently.
     """
     recipe = replace(recipe or RepresentationRecipe(), **fields)
-    loaded = causal.load(model, device=recipe.device, dtype=recipe.dtype)
+    loaded = causal.load(model, device=recipe.device, dtype=recipe.dtype, max_length=recipe.max_length)
     recipe = recipe.of_depth(loaded.model.config.num_hidden_layers)
     blocks = make_blocks([("hidden", loaded.model.config.hidden_size)])
     name = name or f"layer{recipe.layer}-{recipe.pooling}"

@@ -13,6 +13,7 @@ once.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,14 +21,14 @@ from torch import Tensor
 
 from attrstore.errors import InputError, flag
 from attrstore.ingest.measure.one_step import LEARNING_RATES, OneStep
-from attrstore.ingest.model import causal, optimizer, sequences
+from attrstore.ingest.model import causal, chosen_state, optimizer, sequences
 from attrstore.ingest.model.logprobs import target_logprobs
 from attrstore.progress import Progress, silent
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from attrstore.ingest.model.optimizer import Full
+    from attrstore.ingest.measure.one_step import Moment
     from attrstore.ingest.model.sequences import Batch, Item
     from attrstore.methods.mirrored import MirroredOptions
     from attrstore.store import Store
@@ -57,9 +58,11 @@ def score_selected(store: Store, options: MirroredOptions, progress: Progress = 
         MismatchError: another model is at the path now.
     """
     loaded = causal.load_known(store, options.model, options.device)
-    state = options.optimizer_state
-    moments = None if state is None else optimizer.parameter_moments(state, loaded.model)
-    rate = options.learning_rate or LEARNING_RATES["sgd" if moments is None else "adam"]
+    moments, _ = chosen_state.choose(
+        options.optimizer_state, loaded.path, partial(optimizer.parameter_moments, model=loaded.model)
+    )
+    form = "sgd" if moments is None else "adamw"
+    rate = options.learning_rate or LEARNING_RATES[form]
     rows = store.named(
         "mirrored", "queries", {"n": 2**62 if options.queries is None else options.queries}
     ).fetchall()
@@ -87,6 +90,7 @@ def score_selected(store: Store, options: MirroredOptions, progress: Progress = 
     causal.register(store, loaded)
     spec = {
         "model": loaded.fingerprint,
+        "optimizer": form,
         "optimizer_state": optimizer.fingerprint(moments),
         "learning_rate": rate,
         "step": options.step,
@@ -107,7 +111,7 @@ class Mirror:
         moments: as of `OneStep`.
     """
 
-    def __init__(self, model: Any, learning_rate: float, moments: Mapping[str, Full] | None) -> None:
+    def __init__(self, model: Any, learning_rate: float, moments: Mapping[str, Moment] | None) -> None:
         self.step = OneStep(model, learning_rate, moments)
 
     def __call__(

@@ -13,16 +13,18 @@ from attrstore.errors import InputError
 from attrstore.ingest.model import adapters
 from attrstore.ingest.model.backward import Backward
 from attrstore.ingest.model.logprobs import target_logprobs
+from attrstore.ingest.model.optimizer import Full, Saved
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from attrstore.ingest.model.optimizer import Full
     from attrstore.ingest.model.sequences import Batch, Item
+
+Moment = Saved | Full
 
 # optimizer: its learning rate. On a trained model the two move a target about equally far, by some thousandths
 # of its log-probability; steps a hundred times as large overshoot.
-LEARNING_RATES = {"adam": 1e-6, "sgd": 1e-3}
+LEARNING_RATES = {"adamw": 1e-6, "adam": 1e-6, "sgd": 1e-3}
 
 
 class _Stepped(NamedTuple):
@@ -30,7 +32,30 @@ class _Stepped(NamedTuple):
 
     base: Tensor
     moved: Tensor  # the same parameter of the copy
-    scale: Tensor | None  # what its gradient is multiplied by, elementwise
+    moment: Moment | None  # None: a plain gradient step
+    kept: Tensor  # what of the moment the step finds, on the model's device: see `direction`
+
+    @classmethod
+    def of(cls, base: Tensor, moved: Tensor, moment: Moment | None) -> _Stepped:
+        """Prepare what every step shares."""
+        if moment is None:
+            return cls(base, moved, None, base[:0])
+        values = moment.values.to(base.device)
+        if isinstance(moment, Full):
+            return cls(base, moved, moment, values.sqrt().add_(moment.epsilon))
+        return cls(base, moved, moment, values.mul(moment.beta2 / moment.bias))
+
+    def direction(self, gradient: Tensor) -> Tensor:
+        """Return what the parameter moves along, before the learning rate."""
+        if self.moment is None:
+            return gradient
+        if isinstance(self.moment, Full):
+            return gradient / self.kept.to(gradient.dtype)
+        # AdamW's: v = beta2 V + (1 - beta2) g^2, then g / (sqrt(v / bias) + epsilon)
+        wide = gradient.float()
+        share = (1 - self.moment.beta2) / self.moment.bias
+        root = torch.addcmul(self.kept, wide, wide, value=share).sqrt_()
+        return wide.div_(root.add_(self.moment.epsilon)).to(gradient.dtype)
 
 
 class OneStep:
@@ -42,12 +67,13 @@ class OneStep:
 
     Args:
         model: frozen, in evaluation mode.
-        learning_rate: times the direction: the gradient, or the gradient over sqrt(second moment) + epsilon.
+        learning_rate: times the direction: the gradient; the gradient over the root that AdamW finds after it took
+            this gradient in (`Saved`); or over the root of the second moment as it was saved (`Full`).
         moments: second moments by parameter name; parameters without one were not trained and stay. None: a
             plain gradient step on all parameters, or on those of the model's adapter.
     """
 
-    def __init__(self, model: Any, learning_rate: float, moments: Mapping[str, Full] | None) -> None:
+    def __init__(self, model: Any, learning_rate: float, moments: Mapping[str, Moment] | None) -> None:
         self.model = model
         self.learning_rate = learning_rate
         self.device = next(model.parameters()).device
@@ -59,14 +85,10 @@ class OneStep:
         # What stays is shared with the copy.
         self.copy = copy.deepcopy(model, {id(p): p for p in model.parameters() if id(p) not in steps})
         moved = dict(self.copy.named_parameters())
-        self.parameters = []
-        for name, base in stepped.items():
-            scale = None
-            if moments is not None:
-                moment = moments[name]
-                scale = moment.values.to(self.device).sqrt().add_(moment.epsilon).reciprocal_()
-                scale = scale.to(base.dtype)
-            self.parameters.append(_Stepped(base, moved[name], scale))
+        self.parameters = [
+            _Stepped.of(base, moved[name], None if moments is None else moments[name])
+            for name, base in stepped.items()
+        ]
         if not self.parameters:
             raise InputError(f"{type(model).__name__}: no parameter would move.")
 
@@ -86,13 +108,12 @@ class OneStep:
         if not bool(sums.isfinite().all()):
             return False
         with torch.no_grad():
-            for (base, moved, scale), gradient in zip(self.parameters, gradients, strict=True):
+            for parameter, gradient in zip(self.parameters, gradients, strict=True):
                 if gradient is None:
-                    moved.copy_(base)
-                elif scale is None:
-                    torch.add(base, gradient, alpha=-self.learning_rate, out=moved)
-                else:
-                    torch.addcmul(base, gradient, scale, value=-self.learning_rate, out=moved)
+                    parameter.moved.copy_(parameter.base)
+                    continue
+                direction = parameter.direction(gradient)
+                torch.add(parameter.base, direction, alpha=-self.learning_rate, out=parameter.moved)
         return True
 
     def _mean_loss(self, example: Item) -> Tensor:

@@ -1,10 +1,16 @@
-"""Measure what one training step on a proponent does to the target (tail-patch, arXiv 2410.17413)."""
+"""Measure what one training step on a proponent does to the target (tail-patch, arXiv 2410.17413).
+
+It says what one more step from the checkpoint does, not what training without the example would have done. At so
+small a learning rate it is to first order <g_q, g_z / sqrt(V)>, so scores that estimate that product do well by it by
+definition; labels and retraining (LDS, leave-out) judge independently.
+"""
 
 from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,15 +18,17 @@ import pyarrow
 
 from attrstore.errors import InputError, Interrupted, MismatchError, flag
 from attrstore.ingest.measure.one_step import LEARNING_RATES, OneStep
-from attrstore.ingest.model import causal, optimizer, sequences
+from attrstore.ingest.model import causal, chosen_state, optimizer, sequences
 from attrstore.ingest.stopping import ctrl_c
 from attrstore.progress import Progress, silent
 from attrstore.runs import recorded, writes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
+    from attrstore.ingest.measure.one_step import Moment
     from attrstore.ingest.model.causal import LoadedModel
+    from attrstore.ingest.model.optimizer import Saved
     from attrstore.ingest.model.sequences import Item
     from attrstore.runs import Run
     from attrstore.store import Store
@@ -39,6 +47,7 @@ class Measured:
     pairs: int = 0
     examples: int = 0
     skipped: dict[str, int] = field(default_factory=dict)  # reason: pairs
+    state: str = ""  # in a line: which optimizer's state was used
 
 
 @dataclass(frozen=True)
@@ -66,12 +75,13 @@ def tail_patch(
     store: Store,
     *,
     top: int = 10,
-    learning_rate: float | None = None,
+    learning_rate: float | str | None = None,
     scorings: Sequence[str] = (),
     queries: int | None = None,
     optimizer_name: str | None = None,
     optimizer_state: str | Path | None = None,
     model: str | Path | None = None,
+    max_length: int | None = None,
     device: str = "auto",
     batch_tokens: int = 4096,
     progress: Progress = silent,
@@ -83,14 +93,18 @@ def tail_patch(
 
     Args:
         top: proponents of each query and scoring; a pair that several scorings have is measured once.
-        learning_rate: times the gradient (sgd), or times the gradient over the square root of Adam's saved
-            second moment plus 1e-8 (adam: no momentum, no bias correction, no weight decay). 1e-6 for adam
-            and 1e-3 for sgd, if not given; it must be small, or the step overshoots.
+        learning_rate: of the step: 1e-6 for adamw and adam and 1e-3 for sgd, if not given; it must be small, or the
+            step overshoots. `training` is the one that the optimizer's state was saved with, as in the paper.
         scorings: names; all there are, if none is given.
         queries: only the first so many, by query_id.
-        optimizer_name: adam or sgd; adam if a state is given.
-        optimizer_state: file of the optimizer's state_dict (AdamW or Adafactor).
+        optimizer_name: `adamw`, its own step but for momentum and weight decay, which are not the example's: the
+            saved second moment takes this gradient in, with the saved betas, epsilon and step count. `adam`: the
+            gradient over the root of the second moment as it was saved plus 1e-8, which has no bound where that is
+            zero. `sgd`: the gradient. adamw where there is a state, else sgd.
+        optimizer_state: file of the optimizer's state_dict (AdamW or Adafactor); `optimizer.pt` in the model's
+            folder, if it is there and fits; `none` for none.
         model: the model's folder; where the store last saw its only model, if not given.
+        max_length: tokens of a text, the model's context if not given.
         device: auto, cpu, cuda.
         batch_tokens: padded tokens of a batch of queries.
 
@@ -99,13 +113,15 @@ def tail_patch(
         MismatchError: the store has measurements with another state or, at this path, another model.
         Interrupted: the user pressed Ctrl-C; what was measured is committed.
     """
-    chosen = _check(top, learning_rate, queries, optimizer_name, optimizer_state, batch_tokens)
-    if learning_rate is None:
-        learning_rate = LEARNING_RATES[chosen]
+    _check(top, learning_rate, queries, optimizer_name, optimizer_state, batch_tokens)
     names = _scorings(store, scorings)
-    loaded = causal.load_known(store, model, device)
-    moments = None if optimizer_state is None else optimizer.parameter_moments(optimizer_state, loaded.model)
-    setting = Setting(loaded.fingerprint, chosen, learning_rate, optimizer.fingerprint(moments))
+    loaded = causal.load_known(store, model, device, max_length)
+    if optimizer_name == "sgd":
+        optimizer_state = chosen_state.NONE
+    saved, said = chosen_state.choose(
+        optimizer_state, loaded.path, partial(optimizer.parameter_moments, model=loaded.model)
+    )
+    setting = _setting(loaded, optimizer_name, saved, learning_rate)
     _refuse_other_state(store, setting)
     work = store.named(
         "tail_patch",
@@ -113,12 +129,36 @@ def tail_patch(
         {**setting.key, "top": top, "scorings": names, "queries": 2**62 if queries is None else queries},
     ).fetchall()
     with recorded(
-        store, "tail-patch", model=loaded.path, model_fingerprint=loaded.fingerprint, optimizer=chosen,
-        learning_rate=learning_rate, state=setting.state, top=top, scorings=names, queries=queries,
+        store, "tail-patch", model=loaded.path, model_fingerprint=loaded.fingerprint, optimizer=setting.optimizer,
+        learning_rate=setting.learning_rate, state=setting.state, top=top, scorings=names, queries=queries,
     ) as run:  # fmt: skip
         causal.register(store, loaded)
-        step = OneStep(loaded.model, learning_rate, moments)
-        return Job(store, setting, loaded, step, batch_tokens, run, progress)(work)
+        moments: Mapping[str, Moment] | None = saved
+        if saved is not None and optimizer_name == "adam":
+            moments = {name: optimizer.Full(moment.values) for name, moment in saved.items()}
+        step = OneStep(loaded.model, setting.learning_rate, moments)
+        return replace(Job(store, setting, loaded, step, batch_tokens, run, progress)(work), state=said)
+
+
+def _setting(
+    loaded: LoadedModel,
+    optimizer_name: str | None,
+    saved: Mapping[str, Saved] | None,
+    learning_rate: float | str | None,
+) -> Setting:
+    """Say what identifies the measurements; the optimizer's name says what else a step depends on."""
+    if saved is None and optimizer_name in ("adamw", "adam"):
+        raise InputError(
+            f"{flag('optimizer')} {optimizer_name}: needs the saved second moment. Give {flag('optimizer_state')} FILE."
+        )
+    chosen = optimizer_name or ("sgd" if saved is None else "adamw")
+    if learning_rate == "training":
+        if saved is None or not (rate := next(iter(saved.values())).rate):
+            raise InputError(f"{flag('learning_rate')} training: needs an optimizer's state that has one.")
+    else:
+        rate = LEARNING_RATES[chosen] if learning_rate is None else float(learning_rate)
+    shorter = f", {loaded.context} tokens" if loaded.context < loaded.longest else ""
+    return Setting(loaded.fingerprint, chosen + shorter, rate, optimizer.fingerprint(saved))
 
 
 @dataclass
@@ -210,38 +250,29 @@ def _skip(measured: Measured, reason: str, pairs: int) -> None:
 
 def _check(
     top: int,
-    learning_rate: float | None,
+    learning_rate: float | str | None,
     queries: int | None,
     optimizer_name: str | None,
     optimizer_state: str | Path | None,
     batch_tokens: int,
-) -> str:
-    """Return the optimizer to use."""
-    for option, number in (
-        (flag("top"), top),
-        (flag("queries"), queries),
-        (flag("batch_tokens"), batch_tokens),
-    ):
+) -> None:
+    for option, number in (("--top", top), ("--queries", queries), ("--batch-tokens", batch_tokens)):
         if number is not None and number < 1:
             raise InputError(f"{option} {number}: must be at least 1")
-    if learning_rate is not None and not (math.isfinite(learning_rate) and learning_rate > 0):
-        raise InputError(f"{flag('learning_rate')} {learning_rate}: must be above 0")
-    chosen = optimizer_name or ("sgd" if optimizer_state is None else "adam")
-    if chosen not in LEARNING_RATES:
+    if learning_rate not in (None, "training") and not _is_rate(learning_rate):
+        raise InputError(f"{flag('learning_rate')} {learning_rate}: must be above 0, or training")
+    if optimizer_name not in (None, *LEARNING_RATES):
         raise InputError(
-            f"{flag('optimizer', 'optimizer_name')} {chosen}: there is no such choice; there are "
-            f"{', '.join(LEARNING_RATES)}"
+            f"{flag('optimizer')} {optimizer_name}: there is no such choice; there are {', '.join(LEARNING_RATES)}"
         )
-    if chosen == "adam" and optimizer_state is None:
+    if optimizer_name == "sgd" and optimizer_state not in (None, chosen_state.NONE):
         raise InputError(
-            f"{flag('optimizer', 'optimizer_name')} adam: needs the saved second moment. Give "
-            f"{flag('optimizer_state')} FILE."
+            f"{flag('optimizer')} sgd: uses no {flag('optimizer_state')}. Leave one of them out."
         )
-    if chosen == "sgd" and optimizer_state is not None:
-        raise InputError(
-            f"{flag('optimizer', 'optimizer_name')} sgd: uses no {flag('optimizer_state')}. Leave one of them out."
-        )
-    return chosen
+
+
+def _is_rate(value: float | str | None) -> bool:
+    return isinstance(value, float | int) and math.isfinite(value) and value > 0
 
 
 def _scorings(store: Store, wanted: Sequence[str]) -> list[str]:

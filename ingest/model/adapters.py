@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from attrstore.errors import InputError, flag
+from attrstore.ingest.model import broken
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -55,10 +56,7 @@ class Adapter:
             raise InputError(
                 f"{flag('model')} {folder}: is an adapter, and PEFT is not installed. pip install 'attrstore[lora]'"
             ) from error
-        try:
-            config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise InputError(f"{flag('model')} {folder}: {CONFIG} is not JSON. {error}") from error
+        config = broken.json_object(folder / CONFIG, f"{flag('model')} {folder}")
         _refuse_unread(folder, config)
         if not (folder / WEIGHTS).is_file():
             raise InputError(
@@ -70,16 +68,14 @@ class Adapter:
         """Return `model`, changed in place: each layer that the adapter targets computes W x + s B A x."""
         import peft
 
-        try:
-            with warnings.catch_warnings(action="ignore"):  # of what is refused below, and of its own affairs
-                # In the base model's own precision; PEFT would raise the adapter's to float32.
-                wrapped = peft.PeftModel.from_pretrained(
-                    model, str(self.folder), torch_device="cpu", autocast_adapter_dtype=False
-                )
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
-            raise InputError(
-                f"{flag('model')} {self.folder}: does not fit its base model {self.base}. {str(error).splitlines()[0]}"
-            ) from error
+        with (
+            broken.named(f"{flag('model')} {self.folder}: does not fit its base model {self.base}."),
+            warnings.catch_warnings(action="ignore"),  # of what is refused below, and of its own affairs
+        ):
+            # In the base model's own precision; PEFT would raise the adapter's to float32.
+            wrapped = peft.PeftModel.from_pretrained(
+                model, str(self.folder), torch_device="cpu", autocast_adapter_dtype=False
+            )
         adapted = wrapped.get_base_model()
         self._refuse_other_layers(adapted)
         self._refuse_other_weights(adapted)
@@ -163,6 +159,10 @@ def _refuse_unread(folder: Path, config: dict[str, Any]) -> None:
 def _find_base(folder: Path, config: dict[str, Any]) -> Path:
     """Return the base model's folder: as named from the adapter, from here, or in the Hugging Face cache."""
     named = config.get("base_model_name_or_path") or ""
+    if not isinstance(named, str):
+        raise InputError(
+            f"{flag('model')} {folder}: base_model_name_or_path in {CONFIG} is {named!r}, which is no path."
+        )
     folders = [f for f in (folder / named, Path(named)) if named and (f / "config.json").is_file()]
     base = folders[0] if folders else _cached(named, config.get("revision"))
     if base is None:

@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from attrstore.errors import InputError, MismatchError, flag
+from attrstore.ingest.model import broken, sequences, weights
 from attrstore.ingest.model.adapters import Adapter
 from attrstore.vectors.devices import choose_device
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from attrstore.store import Store
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 # Said outright: left open, transformers asks the terminal whether to run a folder's code.
 LOCAL = {"local_files_only": True, "trust_remote_code": False}
+# Other shapes are named below; transformers would only say that there are some.
+LOADING = {"output_loading_info": True, "ignore_mismatched_sizes": True}
 # Fields of config.json that say where a model came from, not what it computes.
 _IGNORED_CONFIG = {"_name_or_path", "transformers_version", "torch_dtype", "dtype"}
 
@@ -34,21 +40,36 @@ class LoadedModel:
     fingerprint: str
     tokenizer_fingerprint: str
     device: torch.device
+    max_length: int | None = field(
+        default=None, kw_only=True
+    )  # tokens of a text, if fewer than the model reads
 
     @property
-    def context(self) -> int:
-        """The longest input in tokens."""
+    def longest(self) -> int:
+        """The longest input that the model reads, in tokens."""
         config = self.model.config
         return int(getattr(config, "max_position_embeddings", 0) or getattr(config, "n_positions", 0) or 2048)
 
+    @property
+    def context(self) -> int:
+        """The longest input that it is given, in tokens."""
+        return min(self.longest, self.max_length or self.longest)
 
-def load(path: str | Path, *, device: str = "auto", dtype: str = "float32") -> LoadedModel:
+    @property
+    def encoding_version(self) -> int:
+        """Tells encodings apart that one recipe gave at different times."""
+        return sequences.encoding_version(self.tokenizer)
+
+
+def load(
+    path: str | Path, *, device: str = "auto", dtype: str = "float32", max_length: int | None = None
+) -> LoadedModel:
     """Load the model directory `path`, or the adapter there on its base: safetensors only, no remote code.
 
-    Raises `InputError` naming the folder when it has no config, no weights or no tokenizer.
+    Raises `InputError` naming the folder when it has no config, no tokenizer, or not all weights, or weights that are
+    not the config's.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils import logging
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     folder = Path(path)
     adapter = Adapter.read(folder)
@@ -58,16 +79,16 @@ def load(path: str | Path, *, device: str = "auto", dtype: str = "float32") -> L
     )
     _refuse_incomplete(base, named)
     placed = choose_device(device)
-    logging.disable_progress_bar()
     tokenized = folder if (folder / "tokenizer_config.json").is_file() else base
-    try:
+    with broken.named(f"{named}: its config.json cannot be loaded."):
+        AutoConfig.from_pretrained(base, **LOCAL)
+    with broken.named(f"{named}: no tokenizer can be loaded."):
         tokenizer = AutoTokenizer.from_pretrained(tokenized, **LOCAL)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{named}: no tokenizer can be loaded. {str(error).splitlines()[0]}") from error
-    try:
-        model = AutoModelForCausalLM.from_pretrained(base, dtype=DTYPES[dtype], use_safetensors=True, **LOCAL)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise InputError(f"{named}: cannot be loaded. {str(error).splitlines()[0]}") from error
+    with broken.named(f"{named}: cannot be loaded."), quiet():
+        model, info = AutoModelForCausalLM.from_pretrained(
+            base, dtype=DTYPES[dtype], use_safetensors=True, **LOADING, **LOCAL
+        )
+    refuse_other_weights(named, info)
     fingerprint = model_fingerprint(base)
     if adapter is not None:
         model = adapter.attach(model)
@@ -77,10 +98,24 @@ def load(path: str | Path, *, device: str = "auto", dtype: str = "float32") -> L
             "ForCausalLM"  # what it would take anyway, with a warning that GPT-2's users cannot act on
         )
     model.eval().requires_grad_(False).to(placed)
-    return LoadedModel(model, tokenizer, str(folder), fingerprint, tokenizer_fingerprint(tokenizer), placed)
+    with broken.named(f"{named}: its config does not fit its tokenizer."):
+        loaded = LoadedModel(
+            model,
+            tokenizer,
+            str(folder),
+            fingerprint,
+            tokenizer_fingerprint(tokenizer),
+            placed,
+            max_length=max_length,
+        )
+        refuse_small_vocabulary(loaded, named)
+        refuse_length(loaded, named)
+    return loaded
 
 
 def _refuse_incomplete(folder: Path, named: str) -> None:
+    if not folder.is_dir():
+        raise InputError(f"{named}: no such folder. Give the folder of a Hugging Face checkpoint.")
     if not (folder / "config.json").is_file():
         within = sorted((path.parent for path in folder.glob("checkpoint-*/config.json")), key=_step)
         if within:
@@ -92,6 +127,7 @@ def _refuse_incomplete(folder: Path, named: str) -> None:
         raise InputError(
             f"{named}: no weights (*.safetensors). Save them with model.save_pretrained({str(folder)!r})."
         )
+    weights.refuse_files_elsewhere(folder, named)
 
 
 def _step(folder: Path) -> tuple[int, str]:
@@ -100,7 +136,66 @@ def _step(folder: Path) -> tuple[int, str]:
     return int(digits) if digits.isdigit() else 0, folder.name
 
 
-def load_known(store: Store, model: str | Path | None, device: str) -> LoadedModel:
+def refuse_other_weights(named: str, info: dict[str, Any], unused: tuple[str, ...] = ()) -> None:
+    """Refuse a model whose weights are not all from its files, by what transformers says of the loading.
+
+    Args:
+        info: transformers' loading info; tied weights count as loaded there.
+        unused: beginnings of names that may be missing, since they play no part.
+    """
+    missing = sorted(key for key in info["missing_keys"] if not key.startswith(unused))
+    mismatched = sorted(key[0] for key in info["mismatched_keys"])
+    unexpected = [] if unused else sorted(info["unexpected_keys"])
+    for names, problem in (
+        (missing, "its weights lack {}, which would be random"),
+        (mismatched, "its config asks for another shape of {}"),
+        (unexpected, "its weights hold {}, which its config has no place for"),
+    ):
+        if names:
+            others = f" and {len(names) - 1:,} more tensors" if len(names) > 1 else ""
+            raise InputError(
+                f"{named}: {problem.format(names[0] + others)}. Give the folder of a whole checkpoint: config and "
+                "weights as save_pretrained wrote them together."
+            )
+
+
+def refuse_small_vocabulary(loaded: LoadedModel, named: str) -> None:
+    """Refuse a tokenizer that can give tokens for which the model has no embedding."""
+    rows = len(loaded.model.get_input_embeddings().weight)
+    ids = [i for i in loaded.tokenizer.get_vocab().values() if i != loaded.tokenizer.pad_token_id]
+    if ids and max(ids) >= rows:
+        raise InputError(
+            f"{named}: its tokenizer has tokens up to number {max(ids)} and its embedding {rows} rows, so they are "
+            "not of one model. Give the tokenizer that it was trained with."
+        )
+
+
+def refuse_length(loaded: LoadedModel, named: str) -> None:
+    """Refuse a maximum length that is none, or more than the model reads."""
+    longest = loaded.longest
+    if loaded.max_length is not None and not 2 <= loaded.max_length <= longest:
+        raise InputError(
+            f"{flag('max_length')} {loaded.max_length}: must be between 2 and {longest}, the context of {named}"
+        )
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep transformers from printing a bar, and a table of the weights that it did not find."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+
+
+def load_known(
+    store: Store, model: str | Path | None, device: str, max_length: int | None = None
+) -> LoadedModel:
     """Load the given model, or the only causal LM that the store knows.
 
     Raises:
@@ -108,7 +203,7 @@ def load_known(store: Store, model: str | Path | None, device: str) -> LoadedMod
         MismatchError: another model is now at the path where the store saw it.
     """
     if model is not None:
-        return load(model, device=device)
+        return load(model, device=device, max_length=max_length)
     known = store.named("encodings", "causal_models").fetchall()
     if len(known) != 1:
         there = ", ".join(path for path, _ in known) or "none"
@@ -116,7 +211,7 @@ def load_known(store: Store, model: str | Path | None, device: str) -> LoadedMod
             f"{store.path}: which model? Give {flag('model')} PATH. Models of the store: {there}"
         )
     path, fingerprint = known[0]
-    loaded = load(path, device=device)
+    loaded = load(path, device=device, max_length=max_length)
     if loaded.fingerprint != fingerprint:
         raise MismatchError(
             f"{flag('model')} {path}: fingerprint {loaded.fingerprint} now, and the store's model had {fingerprint}. "
@@ -127,7 +222,7 @@ def load_known(store: Store, model: str | Path | None, device: str) -> LoadedMod
 
 def model_fingerprint(folder: Path) -> str:
     """Hash config (without provenance fields) and weight files: 16 hexadecimal digits."""
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = broken.json_object(folder / "config.json", f"{flag('model')} {folder}")
     kept = {key: value for key, value in config.items() if key not in _IGNORED_CONFIG}
     digest = hashlib.sha256(json.dumps(kept, sort_keys=True).encode())
     for file in sorted(folder.glob("*.safetensors")):

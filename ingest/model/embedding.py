@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import inspect
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attrstore.errors import InputError, flag
-from attrstore.ingest.model import causal, sentence_settings
+from attrstore.ingest.model import broken, causal, sentence_settings, weights
 from attrstore.ingest.model.causal import LoadedModel
 from attrstore.vectors.devices import choose_device
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from attrstore.ingest.model.sentence_settings import Settings
 
 # Weights that a checkpoint may lack: they play no part in the last hidden state.
@@ -29,49 +26,54 @@ class EmbeddingModel(LoadedModel):
     settings: Settings
 
     @property
-    def context(self) -> int:
+    def longest(self) -> int:
         """The longest input in tokens, special ones included."""
-        positions = super().context - _reserved(self.model)
+        positions = super().longest - _reserved(self.model)
         return min(positions, int(self.tokenizer.model_max_length), self.settings.longest or positions)
 
+    @property
+    def encoding_version(self) -> int:
+        """Texts keep what the tokenizer puts around them, and always have."""
+        return 1
 
-def load(path: str | Path, *, device: str = "auto", dtype: str = "float32") -> EmbeddingModel:
+
+def load(
+    path: str | Path, *, device: str = "auto", dtype: str = "float32", max_length: int | None = None
+) -> EmbeddingModel:
     """Load the model directory `path`: safetensors only, no remote code; of an encoder-decoder, its encoder.
 
     Raises `InputError` naming the folder when it has no config, no tokenizer, or not all weights.
     """
     from transformers import AutoModel, AutoTokenizer
 
-    settings = sentence_settings.read(Path(path))
+    # A name that is no folder would be looked up on the hub.
+    if not Path(path).is_dir():
+        raise InputError(f"{flag('model')} {path}: no such folder. Give the folder of an embedding model.")
+    with broken.named(f"{flag('model')} {path}: what it says of itself cannot be read."):
+        settings = sentence_settings.read(Path(path))
     folder = settings.model
-    placed = choose_device(device)
-    try:
-        with _quiet():
-            tokenizer = AutoTokenizer.from_pretrained(folder, **causal.LOCAL)
-            model, info = AutoModel.from_pretrained(
-                folder,
-                dtype=causal.DTYPES[dtype],
-                use_safetensors=True,
-                output_loading_info=True,
-                **causal.LOCAL,
-            )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise InputError(
-            f"{flag('model')} {folder}: cannot be loaded. {str(error).splitlines()[0]}"
-        ) from error
-    missing = sorted(key for key in info["missing_keys"] if not key.startswith(_UNUSED))
-    if missing:
-        raise InputError(
-            f"{flag('model')} {folder}: its weights lack {len(missing)} tensors, such as {missing[0]}, which would be "
-            "random. Give the folder of a whole checkpoint."
+    named = f"{flag('model')} {folder}"
+    if not (folder / "config.json").is_file():
+        raise InputError(f"{named}: no config.json. Give the folder of an embedding model.")
+    weights.refuse_files_elsewhere(folder, named)
+    where = choose_device(device)
+    with broken.named(f"{named}: cannot be loaded."), causal.quiet():
+        tokenizer = AutoTokenizer.from_pretrained(folder, **causal.LOCAL)
+        model, info = AutoModel.from_pretrained(
+            folder, dtype=causal.DTYPES[dtype], use_safetensors=True, **causal.LOADING, **causal.LOCAL
         )
+    causal.refuse_other_weights(named, info, _UNUSED)
     if "decoder_input_ids" in inspect.signature(model.forward).parameters:
         model = model.get_encoder()
-    model.eval().requires_grad_(False).to(placed)
-    return EmbeddingModel(
-        model, tokenizer, str(folder), causal.model_fingerprint(folder),
-        causal.tokenizer_fingerprint(tokenizer), placed, settings,
-    )  # fmt: skip
+    model.eval().requires_grad_(False).to(where)
+    with broken.named(f"{named}: its config does not fit its tokenizer."):
+        loaded = EmbeddingModel(
+            model, tokenizer, str(folder), causal.model_fingerprint(folder),
+            causal.tokenizer_fingerprint(tokenizer), where, settings, max_length=max_length,
+        )  # fmt: skip
+        causal.refuse_small_vocabulary(loaded, named)
+        causal.refuse_length(loaded, named)
+    return loaded
 
 
 def _reserved(model: Any) -> int:
@@ -79,17 +81,3 @@ def _reserved(model: Any) -> int:
     learned = getattr(getattr(model, "embeddings", None), "position_embeddings", None)
     padding = getattr(learned, "padding_idx", None)
     return 0 if padding is None else int(padding) + 1
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep transformers from printing a bar, and a table of the weights that a model without its head lacks."""
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    before = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(before)

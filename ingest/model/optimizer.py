@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import pickle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -11,13 +10,16 @@ import torch
 from torch import Tensor
 
 from attrstore.errors import InputError, flag
-from attrstore.ingest.model import adapters
+from attrstore.ingest.model import adapters, broken
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from attrstore.ingest.model.linear import LinearMap
 
+FLOOR = (
+    1e-3  # share of the mean second moment that one step of a mean gradient gives, at AdamW's default beta2
+)
 # (row, column) factors as transformers' and torch's Adafactor name them
 _FACTOR_NAMES = (("exp_avg_sq_row", "exp_avg_sq_col"), ("row_var", "col_var"))
 
@@ -27,6 +29,16 @@ class Full(NamedTuple):
 
     values: Tensor  # [out, in]
     epsilon: float = 1e-8  # added to its square root, as AdamW does
+
+
+class Saved(NamedTuple):
+    """The second moment of one parameter, and what the optimizer does with it in its next step."""
+
+    values: Tensor  # in the parameter's shape
+    epsilon: float  # added to the root
+    beta2: float  # how much of the values stays
+    bias: float  # what the values are divided by after the step, as they began at zero
+    rate: float  # the optimizer's learning rate
 
 
 class Factored(NamedTuple):
@@ -65,21 +77,29 @@ def second_moments(
             )
         # Of a vocabulary's matrix the whole gradient is never formed, so its correction is factored.
         form = correction if linear.role == "layer" else "factored"
-        moments[linear.name] = _moment(by_name[linear.weight], linear, form, Path(file))
+        with broken.named(
+            f"{flag('optimizer_state')} {file}: the entry of {linear.weight} is none of torch.optim's."
+        ):
+            moments[linear.name] = _moment(by_name[linear.weight], linear, form, Path(file))
     return moments
 
 
-def parameter_moments(file: str | Path, model: Any) -> dict[str, Full]:
+def parameter_moments(file: str | Path, model: Any) -> dict[str, Saved]:
     """Return the second moment of every parameter that was trained, in the parameter's own shape, by its name.
 
     Raises:
         InputError: as `second_moments`, or an entry has another shape than its parameter.
     """
-    state = _match(_read(Path(file)), model, Path(file))
+    saved = _read(Path(file))
+    state = _match(saved, model, Path(file))
     moments = {}
     for name, parameter in adapters.trained(model).items():
         if state.get(name):
-            moments[name] = Full(_whole(state[name], name, Path(file)))
+            with broken.named(
+                f"{flag('optimizer_state')} {file}: the entry of {name} is none of torch.optim's."
+            ):
+                values = _whole(state[name], name, Path(file))
+                moments[name] = Saved(values, *_settings(state[name], _group(saved, state[name])))
             if moments[name].values.shape != parameter.shape:
                 raise InputError(
                     f"{flag('optimizer_state')} {file}: the second moment of {name} is "
@@ -90,7 +110,27 @@ def parameter_moments(file: str | Path, model: Any) -> dict[str, Full]:
     return moments
 
 
-def fingerprint(moments: Mapping[str, Full] | None) -> str | None:
+def _group(saved: dict[str, Any], entry: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of the group that the entry's parameter is in."""
+    own = next(key for key, of_key in saved["state"].items() if of_key is entry)
+    groups: list[dict[str, Any]] = saved["param_groups"]
+    return next((group for group in groups if own in group["params"]), groups[0])
+
+
+def _settings(entry: dict[str, Any], group: dict[str, Any]) -> tuple[float, float, float, float]:
+    """Return epsilon, beta2, bias and learning rate of an entry's next step."""
+    step = float(entry.get("step", 0)) + 1
+    rate = float(group.get("initial_lr") or group.get("lr") or 0)
+    if "betas" in group:  # Adam and AdamW
+        beta2 = float(group["betas"][1])
+        return float(group.get("eps", 1e-8)), beta2, 1 - beta2**step, rate
+    decay = float(
+        group.get("decay_rate", group.get("beta2_decay", -0.8))
+    )  # Adafactor's, of transformers and of torch
+    return 1e-8, 1 - step**decay, 1.0, rate
+
+
+def fingerprint(moments: Mapping[str, Saved] | None) -> str | None:
     """Hash the second moments: 16 hexadecimal digits."""
     if moments is None:
         return None
@@ -123,13 +163,8 @@ def _whole(entry: dict[str, Any], name: str, file: Path) -> Tensor:
 def _read(file: Path) -> dict[str, Any]:
     if not file.is_file():
         raise InputError(f"{flag('optimizer_state')} {file}: no such file.")
-    try:
+    with broken.named(f"{flag('optimizer_state')} {file}: not a file of tensors written by torch.save."):
         state = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError) as error:
-        raise InputError(
-            f"{flag('optimizer_state')} {file}: not a file of tensors written by torch.save. "
-            f"{str(error).splitlines()[0]}"
-        ) from error
     if not isinstance(state, dict) or not {"state", "param_groups"} <= state.keys():
         raise InputError(
             f"{flag('optimizer_state')} {file}: not an optimizer's state_dict (no 'state', 'param_groups')."
@@ -138,6 +173,11 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def _match(state: dict[str, Any], model: Any, file: Path) -> dict[str, dict[str, Any]]:
+    with broken.named(f"{flag('optimizer_state')} {file}: not a state_dict as torch.optim writes it."):
+        return _matched(state, model, file)
+
+
+def _matched(state: dict[str, Any], model: Any, file: Path) -> dict[str, dict[str, Any]]:
     entries = state["state"]
     if entries and all(isinstance(key, str) for key in entries):
         return {name.removeprefix(adapters.PREFIX): entry for name, entry in entries.items()}
@@ -197,7 +237,7 @@ def _moment(entry: dict[str, Any], linear: LinearMap, correction: str, file: Pat
         values = linear.oriented(entry["exp_avg_sq"].float())
         if not torch.isfinite(values).all():
             raise InputError(f"{where} is not finite.")
-        return Full(values) if correction == "full" else _factored(values.mean(dim=1), values.mean(dim=0))
+        return _full(values) if correction == "full" else _factored(values.mean(dim=1), values.mean(dim=0))
     for row_name, column_name in _FACTOR_NAMES:
         if row_name not in entry:
             continue
@@ -206,10 +246,18 @@ def _moment(entry: dict[str, Any], linear: LinearMap, correction: str, file: Pat
             raise InputError(f"{where} is not finite.")
         if linear.transposed:
             row, column = column, row
-        return Full(torch.outer(row, column) / row.mean()) if correction == "full" else _factored(row, column)
+        return (
+            _full(torch.outer(row, column) / row.mean()) if correction == "full" else _factored(row, column)
+        )
     raise InputError(
         f"{where} is missing (it has {', '.join(entry)}); AdamW's and Adafactor's states are read."
     )
+
+
+def _full(values: Tensor) -> Full:
+    # AdamW adds (1 - beta2) g^2 before it divides, so no step is more than 1 / sqrt(1 - beta2) times its gradient's
+    # sign. An encoding knows no g beforehand: where V is as good as zero, that of a mean weight stands in.
+    return Full(values.clamp(min=float(values.mean()) * FLOOR))
 
 
 def _factored(row: Tensor, column: Tensor) -> Factored:

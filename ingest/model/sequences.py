@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -113,33 +113,63 @@ def _example(key: int, tokens: list[int], context: int, long: str) -> Item:
     return Item(key, windows, status=f"split: {len(windows)} windows of at most {context} tokens")
 
 
+class Frame(NamedTuple):
+    """What a tokenizer puts around every text."""
+
+    opening: list[int]  # such as BOS
+    closing: list[int]  # such as EOS
+
+
+def frame(tokenizer: Any) -> Frame:
+    """Find the tokens that the tokenizer puts before and after a text."""
+    for probe in ("a", "the", "0", "<"):
+        bare = tokenizer(probe, add_special_tokens=False)["input_ids"]
+        whole = tokenizer(probe)["input_ids"]
+        for start in range(len(whole) - len(bare) + 1):
+            if bare and whole[start : start + len(bare)] == bare:
+                return Frame(whole[:start], whole[start + len(bare) :])
+    return Frame([], [])
+
+
+def encoding_version(tokenizer: Any) -> int:
+    """Return 1, or 2 where the tokenizer closes texts: in version 1 that token stood between prompt and target."""
+    return 2 if frame(tokenizer).closing else 1
+
+
 def queries(rows: Iterable[QueryRow], tokenizer: Any, context: int) -> list[Item]:
     """Tokenise queries (query_id, prompt, target), or chats with their original; only the target's tokens are targets.
 
-    Prompt and target are tokenised together, as training text is; where a token straddles the border they
-    are tokenised apart. A query longer than the context keeps its end, since that is where the target is.
+    Prompt and target are tokenised together, as training text is, but for what the tokenizer puts at a text's end:
+    after a prompt it would be something to answer, and after a target one token more. Where a token straddles the
+    border they are tokenised apart. A query longer than the context keeps its opening token and its end, since that
+    is where the target is.
     """
+    opening = frame(tokenizer).opening
     items = []
     for row in rows:
         key, prompt, target = row[:3]
         if len(row) == 4 and row[3] is not None:
             tokens, marks = Rendering(tokenizer).target(json.loads(row[3])["messages"])
-            n_target = sum(marks)
-        else:
-            before = tokenizer(prompt)["input_ids"]
-            tokens = tokenizer(prompt + target)["input_ids"]
-            if tokens[: len(before)] != before:
-                tokens = before + tokenizer(target, add_special_tokens=False)["input_ids"]
-            n_target = len(tokens) - len(before)
-        if n_target <= 0:
-            items.append(Item(key, status="skipped: the target has no tokens"))
-        elif n_target >= context:
-            items.append(Item(key, status=f"skipped: the target has {n_target} tokens, context {context}"))
-        else:
-            status = "ok" if len(tokens) <= context else f"truncated: kept {context} of {len(tokens)} tokens"
-            kept = tokens[-context:]
-            items.append(Item(key, [kept], max(1, len(kept) - n_target), status))
+            opens = opening if tokens[: len(opening)] == opening else []  # a template writes its own
+            items.append(_query(key, opens, tokens[len(opens) :], sum(marks), context))
+            continue
+        before = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        tokens = tokenizer(prompt + target, add_special_tokens=False)["input_ids"]
+        if tokens[: len(before)] != before:
+            tokens = before + tokenizer(target, add_special_tokens=False)["input_ids"]
+        items.append(_query(key, opening, tokens, len(tokens) - len(before), context))
     return items
+
+
+def _query(key: int, opening: list[int], tokens: list[int], n_target: int, context: int) -> Item:
+    if n_target <= 0:
+        return Item(key, status="skipped: the target has no tokens")
+    if n_target > context - max(1, len(opening)):
+        return Item(key, status=f"skipped: the target has {n_target} tokens, context {context}")
+    n_tokens = len(opening) + len(tokens)
+    status = "ok" if n_tokens <= context else f"truncated: kept {context} of {n_tokens} tokens"
+    kept = opening + tokens[-min(len(tokens), context - len(opening)) :]
+    return Item(key, [kept], max(1, len(kept) - n_target), status)
 
 
 @dataclass

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from attrstore.errors import InputError, MismatchError, flag
+from attrstore.ingest.model import broken
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,7 +41,8 @@ class Weights:
         if not files:
             raise InputError(f"{flag('model')} {folder}: no weights (*.safetensors).")
         for path in files:
-            file = opened.enter_context(safe_open(path, framework="pt"))
+            with broken.named(f"{flag('model')} {folder}: {path.name} cannot be read."):
+                file = opened.enter_context(safe_open(path, framework="pt"))
             self._file_of |= dict.fromkeys(file.keys(), file)
 
     @property
@@ -51,6 +53,24 @@ class Weights:
     def __getitem__(self, name: str) -> Tensor:
         tensor: Tensor = self._file_of[name].get_tensor(name)
         return tensor
+
+
+def refuse_files_elsewhere(folder: Path, named: str) -> None:
+    """Refuse weights that stand in another folder than their index: what is loaded is what the fingerprint covers."""
+    names: set[object] = set()
+    for index in folder.glob("*.safetensors.index.json"):
+        of_tensors = broken.json_object(index, named).get("weight_map")
+        if not isinstance(of_tensors, dict):
+            raise InputError(f"{named}: {index.name} has no weight_map.")
+        names |= set(map(str, of_tensors.values()))
+    chosen = broken.json_object(folder / "config.json", named).get("transformers_weights")
+    names |= set() if chosen is None else {chosen}
+    there = {file.name for file in folder.glob("*.safetensors")}
+    for name in sorted(map(str, names - there)):
+        problem = "is not there" if Path(name).name == name else "is not a file of this folder itself"
+        raise InputError(
+            f"{named}: its weights are to be in {name}, which {problem}. Save the model again with save_pretrained."
+        )
 
 
 def refuse_other_shapes(folders: list[Path]) -> None:
