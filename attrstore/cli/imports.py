@@ -13,7 +13,7 @@ from attrstore.cli.lazy import LazyGroup
 from attrstore.terminal import say
 
 # subcommand: the module of attrstore.cli that defines it
-IMPORTS = {"scores": "imports", "losses": "imports"}
+IMPORTS = {"scores": "imports", "ranking": "imports", "losses": "imports"}
 
 
 @click.group("import", cls=LazyGroup, commands_in=IMPORTS)
@@ -82,15 +82,42 @@ def losses_command(store: Path, files: tuple[str, ...], **options: Any) -> None:
 def scores_command(store: Path, matrix: Path, **options: Any) -> None:
     """Read a matrix of scores: a row for each query, a column for each example, in the order of their ingest.
 
-    MATRIX is .csv or .tsv (also as .gz), .npy or .parquet. A header and an index column that hold the
-    examples' and queries' own ids decide the order instead.
+    MATRIX is .csv or .tsv (also as .gz), .npy or .parquet, .safetensors as kronfluence saves scores, or a folder that
+    `bergson score` wrote. A header and an index column that hold the examples' and queries' own ids decide the order
+    instead.
 
     \b
     Example: attrstore import scores facts.duckdb influence.csv --name datainf --lower-is-stronger
+             attrstore import scores facts.duckdb runs/scores --name bergson
     """
     from attrstore.ingest.files.scores import import_scores
 
     with attrstore.open(store, writable=True) as opened, counted("queries ranked") as progress:
         scoring = import_scores(opened, matrix, progress=progress, **options)
     say(f"{scoring.name}: {scoring.n_examples:,} examples ranked, {scoring.n_scores:,} pairs kept.")
+    say(f"Next: attrstore report {store}")
+
+
+@click.command("ranking")
+@store_argument
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--name", required=True, help="Of the scoring. One of that name is replaced.")
+@click.option(
+    "--family", type=click.Choice(["influence", "retrieval"]), default="retrieval", show_default=True,
+    help="On which side of a comparison it stands.",
+)  # fmt: skip
+@click.option("--method", default="imported", show_default=True, help="What to call the method.")
+def ranking_command(store: Path, file: Path, **options: Any) -> None:
+    """Read rankings that another tool wrote: a TREC run, or the PAIR viewer's records (.jsonl).
+
+    Queries and examples are named by the store's own ids.
+
+    \b
+    Example: attrstore import ranking facts.duckdb run.trec --name theirs
+    """
+    from attrstore.ingest.files.rankings import import_ranking
+
+    with attrstore.open(store, writable=True) as opened:
+        scoring = import_ranking(opened, file, **options)
+    say(f"{scoring.name}: {scoring.n_scores:,} pairs kept.")
     say(f"Next: attrstore report {store}")

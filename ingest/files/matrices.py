@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from attrstore.errors import InputError, flag
+from attrstore.ingest.files import foreign
 
 PANDAS_INDEX = "__index_level_0__"  # the column in which pandas keeps an index without a name
 
@@ -35,6 +36,7 @@ class Matrix:
     row_names: list[str] | None
     column_names: list[str] | None
     blocks: Callable[[int], Iterator[np.ndarray]]  # float64 [at most so many rows, columns], in order
+    lacks_some: bool = False  # NaN stands for a score that was not written, and is no mistake
 
     def place(self, row: int, column: int) -> str:
         """Name a cell as a person would look for it in the file."""
@@ -47,7 +49,8 @@ def open_matrix(
     """Open the matrix in `path`.
 
     Args:
-        path: .csv or .tsv (also as .gz), .npy (read through a memory map), or .parquet.
+        path: .csv or .tsv (also as .gz), .npy (read through a memory map), .parquet, .safetensors as kronfluence
+            saves scores, or a folder that `bergson score` wrote.
         expected: what the rows and columns should be. It settles what is a header and what an index column:
             the one row (column) too many, if it holds names, ids or consecutive numbers.
         header: whether the first row of a csv names the columns; None decides as above.
@@ -56,6 +59,9 @@ def open_matrix(
     Raises:
         InputError: no such file, an unknown format, or no matrix in it.
     """
+    if path.is_dir():
+        shape, of_folder, names = foreign.bergson(path)
+        return Matrix(shape, (0, 0), None, names, of_folder, lacks_some=True)
     if not path.is_file():
         raise InputError(f"{path}: no such file.")
     suffixes = [suffix.lower() for suffix in path.suffixes]
@@ -197,6 +203,13 @@ def _parquet(path: Path, expected: Expected, _: bool | None, index_column: bool 
     return Matrix((file.metadata.num_rows, len(columns)), (0, skipped), names, columns, blocks)
 
 
+def _safetensors(path: Path, expected: Expected, _: bool | None, index_column: bool | None) -> Matrix:
+    if index_column:
+        raise InputError(f"{path}: {flag('index_column')} is for files that can have one; safetensors cannot.")
+    shape, blocks = foreign.safetensors(path)
+    return Matrix(shape, (0, 0), None, None, blocks)
+
+
 @contextmanager
 def _read_errors(path: Path) -> Iterator[None]:
     """Turn what the file system and the parsers raise into an error that names the file."""
@@ -216,4 +229,5 @@ READERS: dict[str, Callable[[Path, Expected, bool | None, bool | None], Matrix]]
     ".tsv": _text,
     ".npy": _npy,
     ".parquet": _parquet,
+    ".safetensors": _safetensors,
 }

@@ -46,7 +46,8 @@ def import_scores(
 
     Args:
         store: an open, writable store that holds the queries and the examples.
-        matrix: a .csv, .tsv (also as .gz), .npy or .parquet file.
+        matrix: a .csv, .tsv (also as .gz), .npy, .parquet or .safetensors file, or a folder that `bergson score`
+            wrote. What bergson did not write is not ranked, and such a query has no opponents.
         name: of the scoring. A scoring of that name is replaced.
         lower_is_stronger: the sign is turned, so that in the store higher is stronger.
         top_k: proponents kept for each query, and as many opponents. By default half the examples, so that
@@ -158,12 +159,16 @@ def ranked(
     tables, done = [], 0
     progress(0, len(query_ids))
     for block in matrix.blocks(max(1, CELLS_AT_A_TIME // len(ids))):
-        _check_numbers(path, matrix, done, block)
+        if not matrix.lacks_some:
+            _check_numbers(path, matrix, done, block)
         own = np.asarray(query_ids[done : done + len(block)], dtype=np.int64)
         keep = np.zeros(block.shape, dtype=bool)
         for row, query in enumerate(own.tolist()):
             keep[row, labelled.get(query, [])] = True
         rows, columns, ranks, scores = top_and_bottom(sign * block[:, by_id] + 0.0, keep, top_k)
+        if matrix.lacks_some:
+            there, ranks = _written(block, rows, ranks, scores, keep[rows, columns], top_k)
+            rows, columns, ranks, scores = rows[there], columns[there], ranks[there], scores[there]
         tables.append(
             pa.table({"query_id": own[rows], "example_id": ids[columns], "rank": ranks, "score": scores})
         )
@@ -192,6 +197,16 @@ def top_and_bottom(
     columns = order[rows, positions]
     ranks = np.where(place <= max(top_k, n - top_k), place, place - n - 1).astype(np.int32)
     return rows, columns, ranks[positions], scores[rows, columns]
+
+
+def _written(
+    block: np.ndarray, rows: np.ndarray, ranks: np.ndarray, scores: np.ndarray, wanted: np.ndarray, top_k: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Which ranked cells were written, and their ranks: a query that lacks some ranks from the strong end alone."""
+    lacking = np.isnan(block).any(axis=1)[rows]
+    place = np.where(ranks > 0, ranks, ranks + block.shape[1] + 1)  # NaN sorts last
+    there = ~np.isnan(scores) & (~lacking | (place <= top_k) | wanted)
+    return there, np.where(lacking, place, ranks).astype(np.int32)
 
 
 def _check_numbers(path: Path, matrix: Matrix, first_row: int, block: np.ndarray) -> None:
