@@ -87,7 +87,7 @@ def bring_up_to_date(store: Store, *, restore: bool) -> list[str]:
 def strangers(store: Store) -> list[str]:
     """Views and macros that are missing or not as attrstore makes them, and whatever it never makes."""
     found, fresh = _catalog(store), _fresh_face()
-    return sorted(what for what in found.keys() | fresh.keys() if found.get(what) != fresh.get(what))
+    return sorted(what for what in found.keys() | fresh.keys() if found.get(what) not in fresh.get(what, ()))
 
 
 def storage(store: Store) -> str:
@@ -117,16 +117,18 @@ def _canonical(rows: list[tuple[str, str]]) -> dict[str, str]:
 
 
 @cache
-def _fresh_face() -> dict[str, str]:
-    """As a store that was closed shows it: DuckDB prints what it read from a file otherwise than what it parsed."""
+def _fresh_face() -> dict[str, set[str | None]]:
+    """As a store of ours may show it: DuckDB prints what it read from a file otherwise than what it parsed."""
     with TemporaryDirectory() as folder:
         file = Path(folder, "fresh.duckdb")
         make_file(file, file.with_suffix(".wal"))
         with duckdb.connect(str(file)) as connection:
             for script in scripts():
                 connection.execute(script.text)
+            parsed = _canonical(connection.execute(statement("face", "catalog")).fetchall())
         with duckdb.connect(str(file), read_only=True) as connection:
-            return _canonical(connection.execute(statement("face", "catalog")).fetchall())
+            read = _canonical(connection.execute(statement("face", "catalog")).fetchall())
+    return {what: {parsed.get(what), read.get(what)} for what in parsed.keys() | read.keys()}
 
 
 def _acting(store: Store) -> list[str]:

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 import attrstore
-from attrstore.check import CHECKS
+from attrstore.check import CHECKS, check
 from attrstore.cli import main
 from tests.scored import N_EXAMPLES, N_QUERIES, TOP_K, add, fill
 
@@ -158,3 +158,10 @@ def test_check_finds(whole: Path, path: Path, name: str) -> None:
 def test_every_check_is_there_once() -> None:
     names = [rule.name for rule in CHECKS]
     assert len(set(names)) == len(names)
+
+
+def test_a_store_checks_out_before_it_is_closed_and_after(path: Path) -> None:
+    """DuckDB prints a view otherwise once it was read from the file; both are attrstore's own."""
+    for create in (True, False):
+        with attrstore.open(path, create=create) as store:
+            assert [finding.check.name for finding in check(store) if not finding.ok] == []
