@@ -205,7 +205,9 @@ def _parquet(path: Path, expected: Expected, _: bool | None, index_column: bool 
 
 def _safetensors(path: Path, expected: Expected, _: bool | None, index_column: bool | None) -> Matrix:
     if index_column:
-        raise InputError(f"{path}: {flag('index_column')} is for files that can have one; safetensors cannot.")
+        raise InputError(
+            f"{path}: {flag('index_column')} is for files that can have one; safetensors cannot."
+        )
     shape, blocks = foreign.safetensors(path)
     return Matrix(shape, (0, 0), None, None, blocks)
 
