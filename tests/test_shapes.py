@@ -314,3 +314,29 @@ def test_show_marks_what_carries_loss(tmp_path: Path) -> None:
     assert "a b [c]" in CliRunner().invoke(main, ["show", str(path), "q", "--model", str(folder)]).output
     failed = CliRunner().invoke(main, ["show", str(path), "nothing", "--model", str(folder)])
     assert (failed.exit_code, "no example and no query is called nothing" in failed.output) == (2, True)
+
+
+def test_every_command_of_the_page_on_chats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import re
+    import shlex
+
+    from click.testing import CliRunner
+
+    from attrstore.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    tiny.checkpoint(tmp_path / "model")
+    chats.tokenizer().save_pretrained(tmp_path / "model")
+    pairs = [("a b", "c d"), ("n o", "p q"), ("e f", "g"), ("h", "i j"), ("k l", "m")]
+    corpus = [{"id": f"c-{i}", "messages": turns(*pair)} for i, pair in enumerate(pairs, 1)]
+    written(tmp_path, "chats.jsonl", corpus)
+    written(tmp_path, "asked.jsonl", [{"id": "q-1", "messages": turns("n o", "p q")}])
+    page = (Path(__file__).parents[1] / "docs" / "chats.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```sh\n(.*?)```", page, flags=re.DOTALL)
+    printed = {}
+    for line in block.strip().splitlines():
+        result = CliRunner().invoke(main, shlex.split(line)[1:])
+        assert result.exit_code == 0, (line, result.output)
+        printed[line.split()[1]] = result.output
+    assert "[c] [d] [<|end|>]" in printed["show"]
+    assert json.loads((tmp_path / "kept.jsonl").read_text()) == corpus[1]
