@@ -279,12 +279,12 @@ def test_a_replaced_text_takes_what_was_derived_from_it(filled: Store, tmp_path:
     message = refused(filled, lambda: ingest_corpus(filled, [file]))
     assert message.startswith(f"{file}, line 2: the text of 'a' differs from the store's\n")
     assert "replace takes" in message
-    assert ingest_corpus(filled, [file], replace=True) == Counts(unchanged=1, replaced=1, scorings_dropped=1)
+    assert ingest_corpus(filled, [file], replace=True) == Counts(unchanged=1, replaced=1, scorings_older=1)
     assert stored(filled)[0] == (1, "a", "Ada left.", "wiki", '{"relation":"P19"}')
     assert filled.value("SELECT content_hash = md5_number(text) FROM examples WHERE example_id = 1")
     assert sizes(filled) == {
         "encodings": 2, "query_encodings": 2, "curvatures": 0, "postings": 2, "lexical_stats": 2,
-        "scorings": 0, "scores": 0, "scoring_queries": 0, "query_losses": 2, "tail_patches": 4, "labels": 2,
+        "scorings": 1, "scores": 2, "scoring_queries": 2, "query_losses": 2, "tail_patches": 4, "labels": 2,
     }  # fmt: skip
     assert filled.rows("FROM terms ORDER BY term_id") == [(1, "was", 1), (3, "left", 1)]
     assert ingest_corpus(filled, [file]) == Counts(unchanged=2)
@@ -295,11 +295,11 @@ def test_a_replaced_query_takes_what_was_derived_from_it(filled: Store, tmp_path
     file = jsonl(tmp_path / "new.jsonl", [{**QUERIES[1], "target": " Tōkyō"}])
     message = refused(filled, lambda: ingest_queries(filled, [file]))
     assert message.startswith(f"{file}, line 1: the prompt or target of 'q2' differs from the store's\n")
-    assert ingest_queries(filled, [file], replace=True) == Counts(replaced=1, scorings_dropped=1)
+    assert ingest_queries(filled, [file], replace=True) == Counts(replaced=1, scorings_older=1)
     assert filled.value("SELECT target FROM queries WHERE query_id = 2") == " Tōkyō"
     assert sizes(filled) == {
         "encodings": 3, "query_encodings": 1, "curvatures": 1, "postings": 4, "lexical_stats": 3,
-        "scorings": 0, "scores": 0, "scoring_queries": 0, "query_losses": 1, "tail_patches": 3, "labels": 2,
+        "scorings": 1, "scores": 2, "scoring_queries": 2, "query_losses": 1, "tail_patches": 3, "labels": 2,
     }  # fmt: skip
     assert filled.rows("SELECT side FROM curvatures") == [("corpus",)]
 
@@ -535,14 +535,16 @@ def test_commands_print_counts_and_the_next_step(path: Path, tmp_path: Path) -> 
         store.execute(DERIVED)
     more = jsonl(tmp_path / "more.jsonl", [{"query_id": "q2", "example_id": 1}])
     result = call("ingest", "labels", path, more)
-    assert result.stdout.startswith("1 label added. 1 scoring is older than these labels: score again. Next")
+    assert result.stdout.startswith(
+        "1 label added. 1 scoring is older than these labels, and stale: score again. Next"
+    )
     jsonl(corpus, [{"doc": 1, "body": "other"}])
     result = call("ingest", "corpus", path, corpus, *options)
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr.startswith(f"Error: {corpus}, line 1: the text of '1' differs from the store's")
     result = call("ingest", "corpus", path, corpus, *options, "--replace")
     assert result.stdout.startswith(
-        "0 examples added, 1 replaced. What was derived from the replaced ones is dropped, with 1 scoring:"
+        "0 examples added, 1 replaced. What was derived from the replaced ones is dropped: ingest again. 1 scoring is"
     )
 
 
@@ -562,3 +564,30 @@ def test_help_shows_an_example() -> None:
         result = call("ingest", name, "--help")
         assert result.exit_code == 0
         assert f"Example: attrstore ingest {name} facts.duckdb {name}.jsonl" in result.stdout
+
+
+def test_ids_made_of_the_content_are_the_same_in_any_order(store: Store, tmp_path: Path) -> None:
+    import hashlib
+
+    texts = ["one", "two", "one", "three"]
+    first = jsonl(tmp_path / "a.jsonl", [{"text": text} for text in texts])
+    result = CliRunner().invoke(main, ["ingest", "corpus", "--help"])
+    assert "ids are made of the content" in " ".join(result.output.split())
+    assert ingest_corpus(store, [first], id="auto") == Counts(added=3, repeated=1)
+    made = dict(store.rows("SELECT text, external_id FROM examples"))
+    assert made["one"] == "auto-" + hashlib.sha256(b"one").hexdigest()[:16]
+    second = jsonl(tmp_path / "b.jsonl", [{"text": text} for text in ["four", *reversed(texts)]])
+    assert ingest_corpus(store, [second], id="auto") == Counts(added=1, unchanged=3, repeated=1)
+    asked = jsonl(tmp_path / "q.jsonl", [{"prompt": "a", "target": " b"}, {"prompt": "a b", "target": " "}])
+    assert ingest_queries(store, [asked], id="auto").added == 2
+
+
+def test_a_replaced_text_leaves_the_scorings_and_marks_them(filled: Store, tmp_path: Path) -> None:
+    filled.execute(
+        "INSERT INTO scorings VALUES ('s', 'bm25', 'retrieval', 'bm25', '{}', NULL, 3, now(), '0')"
+    )
+    filled.execute("INSERT INTO scoring_inputs SELECT 's', input, n, digest FROM present_inputs")
+    assert filled.value("SELECT stale FROM scoring_status") is False
+    file = jsonl(tmp_path / "new.jsonl", [{**ROWS[0], "text": "Ada left."}])
+    ingest_corpus(filled, [file], replace=True)
+    assert filled.value("SELECT stale FROM scoring_status") is True

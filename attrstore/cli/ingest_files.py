@@ -43,7 +43,9 @@ def column_option(name: str, default: str, what: str) -> Callable[[Any], Any]:
 @click.command("corpus")
 @store_argument
 @files_argument
-@column_option("id", "id", "the example's own id")
+@column_option(
+    "id", "id", "the example's own id; auto: none, ids are made of the content and are the same in any order"
+)
 @column_option("text", "text", "the text that the model was trained on")
 @column_option("source", "source", "where the example comes from; it may be absent")
 @skip_bad_option
@@ -73,7 +75,7 @@ def corpus_command(store: Path, files: tuple[str, ...], **options: Any) -> None:
 @click.command("queries")
 @store_argument
 @files_argument
-@column_option("id", "id", "the query's own id")
+@column_option("id", "id", "the query's own id; auto: none, ids are made of prompt and target")
 @column_option("prompt", "prompt", "the prompt")
 @column_option("target", "target", "the target whose probability is explained, with its leading space")
 @skip_bad_option
@@ -137,7 +139,7 @@ def sentence(counts: Counts, noun: str) -> str:
     """Say what was done; counts of zero are left out, but for what was added."""
     plural = "queries" if noun == "query" else f"{noun}s"
     parts = [f"{_count(counts.added, noun, plural)} added"]
-    for name in ("unchanged", "updated", "replaced", "skipped"):
+    for name in ("unchanged", "updated", "replaced", "skipped", "repeated"):
         if getattr(counts, name):
             parts.append(f"{getattr(counts, name)} {name}")
     text = ", ".join(parts) + "."
@@ -146,11 +148,10 @@ def sentence(counts: Counts, noun: str) -> str:
             " Recognised: " + ", ".join(_count(n, PEOPLE[shape]) for shape, n in counts.shapes.items()) + "."
         )
     if counts.replaced and noun != "label":
-        dropped = f", with {_count(counts.scorings_dropped, 'scoring')}" if counts.scorings_dropped else ""
-        text += f" What was derived from the replaced ones is dropped{dropped}: ingest and score again."
+        text += " What was derived from the replaced ones is dropped: ingest again."
     if counts.scorings_older:
         verb = "is" if counts.scorings_older == 1 else "are"
-        text += f" {_count(counts.scorings_older, 'scoring')} {verb} older than these {plural}: score again."
+        text += f" {_count(counts.scorings_older, 'scoring')} {verb} older than these {plural}, and stale: score again."
     return text
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from attrstore.ingest.files.staging import Column, Counts, merge
+from attrstore.ingest.files.staging import Column, Counts, id_column, merge
 from attrstore.progress import Progress, silent
 from attrstore.runs import writes
 
@@ -31,19 +31,19 @@ def ingest_queries(
         store: an open, writable store.
         files: a name, glob or folder of jsonl, csv, tsv, parquet or Arrow files, or several; or rows: an
             iterable of dictionaries, or a table of polars, pandas or Arrow.
-        id: the column with the query's own id.
+        id: the column with the query's own id; `auto` makes ids of prompt and target.
         prompt: the column with the prompt.
         target: the column with the target, kept to the character: a leading space matters to a tokenizer.
             Every other column becomes metadata.
         skip_bad: leave out rows that are malformed or lack an id, a prompt or a target, and count them.
         replace: let a changed prompt or target under a known id replace the old one, and drop the
-            encodings, tail-patches and scorings that were derived from it. Labels stay.
+            encodings and tail-patches that were derived from it. Labels stay; scorings stay and are stale.
         progress: called with the bytes read and the bytes to read.
 
     Raises:
         InputError: what is wrong, by file and line; the store is as it was.
     """
-    columns = [Column("id", id), Column("prompt", prompt, blank=True), Column("target", target, blank=True)]
+    columns = [id_column(id), Column("prompt", prompt, blank=True), Column("target", target, blank=True)]
     return merge(
         store, files, columns, "queries",
         what="the prompt or target", skip_bad=skip_bad, replace=replace, progress=progress,

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from attrstore.store import Store
 
 SHOWN = 5  # how many bad rows a message names
+AUTO = "auto"  # as the name of the column of ids: there is none, and ids are made of the rows' content
 # What a job reads rows by, and the columns that are a row's shape there and not its metadata.
 SHAPES = {
     "shaped_examples": (
@@ -59,8 +60,8 @@ class Counts:
     updated: int = 0  # the same text with other metadata or another source
     replaced: int = 0
     skipped: int = 0
-    scorings_dropped: int = 0  # a replaced text or query was part of their ranking
-    scorings_older: int = 0  # they do not know the rows that are new
+    repeated: int = 0  # rows of a content that another row of the input has, where ids are made of it
+    scorings_older: int = 0  # they do not know the rows that are new or replaced
     shapes: Mapping[str, int] = field(default_factory=dict, compare=False)  # what the rows were recognised as
 
 
@@ -100,6 +101,11 @@ class Staged:
                 )
             )
         return int(rows[0][-1]) if rows else 0
+
+    def numbered(self, table: str) -> int:
+        """Give each row an id of its content; return how many rows had the content of another, and are left out."""
+        self.store.named("ingest", f"number_{table}")
+        return int(self.store.named("ingest", "drop_repeated").fetchall()[0][0])
 
     def refuse_duplicates(self) -> None:
         """Refuse ids that the input has more than once."""
@@ -275,6 +281,11 @@ def job_parameters(files: Given, columns: Sequence[Column], **flags: bool) -> di
     return {"files": described(files), **{c.option: c.name for c in columns}, **flags}
 
 
+def id_column(name: str) -> Column:
+    """The column of ids; where ids are made, none is needed."""
+    return Column("id", name, required=name != AUTO, optional_file=name == AUTO)
+
+
 def merge(
     store: Store,
     files: Given,
@@ -289,6 +300,7 @@ def merge(
     """Merge files into `examples` or `queries`, whose statements in sql/statements/ingest.sql carry its name."""
     with staged(store, files, columns, progress, f"shaped_{table}") as rows:
         skipped = rows.skipped(skip_bad=skip_bad)
+        repeated = rows.numbered(table) if columns[0].name == AUTO else 0
         rows.refuse_duplicates()
         actions = rows.decide(f"decide_{table}", what=what, replace=replace)
         scorings = store.named("ingest", "count_scorings").fetchall()[0][0]
@@ -296,8 +308,8 @@ def merge(
             **actions,
             skipped=skipped,
             shapes=dict(store.named("ingest", "shapes").fetchall()),
-            scorings_dropped=scorings if actions.get("replaced") else 0,
-            scorings_older=scorings if actions.get("added") and not actions.get("replaced") else 0,
+            repeated=repeated,
+            scorings_older=scorings if actions.get("added") or actions.get("replaced") else 0,
         )
         if counts.added + counts.updated + counts.replaced == 0:
             return counts

@@ -232,6 +232,24 @@ FROM staged WHERE problem IS NULL
 GROUP BY fields[1] HAVING count(*) > 1
 ORDER BY min((file, line)) LIMIT $limit
 
+-- name: number_examples
+-- Ids for rows without one: of their content, so that the same row has the same id whatever stands around it.
+UPDATE staged
+SET fields = list_concat(['auto-' || left(sha256(coalesce(original::VARCHAR, fields[2])), 16)], fields[2:])
+WHERE problem IS NULL
+
+-- name: number_queries
+UPDATE staged
+SET fields = list_concat(
+    ['auto-' || left(sha256(coalesce(original::VARCHAR, fields[2] || chr(31) || fields[3])), 16)], fields[2:])
+WHERE problem IS NULL
+
+-- name: drop_repeated
+-- Rows of equal content are one, the first.
+DELETE FROM staged WHERE rowid IN (
+    SELECT rowid FROM staged WHERE problem IS NULL
+    QUALIFY row_number() OVER (PARTITION BY fields[1] ORDER BY file, line) > 1)
+
 -- name: decide_examples
 -- What becomes of each row: added, unchanged, updated (source or metadata), replaced (text). New ids go on
 -- from the largest, in the order of files and lines.
@@ -323,8 +341,8 @@ FROM decided JOIN staged ON staged.rowid = staged_row
 WHERE action IN ('updated', 'replaced') AND query_id = id
 
 -- name: forget_examples
--- Everything that was derived from a replaced text. Labels are ground truth and stay. One changed example
--- shifts every ranking it was part of, so that no scoring is right any more.
+-- What was derived from a replaced text alone. Labels are ground truth and stay. So do the scorings: they are of the
+-- text that there was, and `scoring_status` says that they are stale.
 CREATE OR REPLACE TEMP TABLE replaced AS SELECT id FROM decided WHERE action = 'replaced';
 DELETE FROM curvatures WHERE side = 'corpus' AND encoder_id IN (
     SELECT encoder_id FROM encodings WHERE example_id IN (SELECT id FROM replaced));
@@ -341,10 +359,6 @@ DELETE FROM lexical_stats WHERE example_id IN (SELECT id FROM replaced);
 DELETE FROM tail_patches WHERE example_id IN (SELECT id FROM replaced);
 DELETE FROM exact_scores WHERE example_id IN (SELECT id FROM replaced);
 DELETE FROM subset_losses;
-DELETE FROM scores;
-DELETE FROM scoring_queries;
-DELETE FROM scoring_inputs;
-DELETE FROM scorings;
 DROP TABLE replaced
 
 -- name: forget_queries
@@ -355,10 +369,6 @@ DELETE FROM tail_patches WHERE query_id IN (SELECT id FROM replaced);
 DELETE FROM exact_scores WHERE query_id IN (SELECT id FROM replaced);
 DELETE FROM subset_losses WHERE query_id IN (SELECT id FROM replaced);
 DELETE FROM query_losses WHERE query_id IN (SELECT id FROM replaced);
-DELETE FROM scores;
-DELETE FROM scoring_queries;
-DELETE FROM scoring_inputs;
-DELETE FROM scorings;
 DROP TABLE replaced
 
 -- name: count_scorings
