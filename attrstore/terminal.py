@@ -11,6 +11,7 @@ import sys
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TextIO
 
 from attrstore.errors import OutputError
@@ -293,3 +294,9 @@ def _record(columns: list[Column], room: int) -> list[str]:
         lines.append(f"{column.name}{' ' * (names - _length(column.name))}{GAP}{first}")
         lines += [" " * names + GAP + other for other in others]
     return lines
+
+
+def from_here(path: str) -> str:
+    """Return a path as it is from the current folder where it lies in that, and whole elsewhere."""
+    here, there = Path.cwd(), Path(path)
+    return str(there.relative_to(here)) if there.is_relative_to(here) else path

@@ -196,7 +196,7 @@ def measured(store: attrstore.Store) -> list[tuple[Any, ...]]:
     found = tabulate(store, class_column="label", intervals=True)
     if found.notes:
         raise SystemExit("\n".join(found.notes))
-    return [(row[0], *row[3:]) for row in found.rows]
+    return [tuple(row[c] for c in ("name", "metric", "mean", "low", "high")) for row in found.records()]
 
 
 def print_model(store: attrstore.Store, task: Task, model: Path) -> None:

@@ -211,6 +211,9 @@ def add_checkpoint_scoring(store: Store, name: str, model: str, minute: int, **c
     )
 
 
+AGREEMENT = "SELECT * EXCLUDE (overlap_queries, rank_correlation_queries) FROM checkpoint_agreement"
+
+
 def test_checkpoint_agreement_by_hand(store: Store) -> None:
     tiny.fill(store, ["a"] * 5, [("p", "t")] * 2)
     add_models(store, "a", "b")
@@ -229,7 +232,7 @@ def test_checkpoint_agreement_by_hand(store: Store) -> None:
             add(store, "scoring_queries", name, query)
             add(store, "scores", name, query, one, 1, 2.0)
             add(store, "scores", name, query, other, 2, 1.0)
-    (row,) = store.rows("FROM checkpoint_agreement")
+    (row,) = store.rows(AGREEMENT)
     assert row[:7] == ("trackstar", "z first", "second", "models/a", "models/b", 2, 0.75)
     assert row[7:9] == (0.5, 1.0)
     assert row[9:] == (None, None, None, 1.5, "common top")  # below three there is no correlation
@@ -247,7 +250,7 @@ def test_checkpoint_agreement_of_whole_rankings_is_over_all_examples(store: Stor
             for place, example in enumerate(order, 1):
                 add(store, "scores", name, query, example, place if place <= 3 else place - 6, -float(place))
     # 1 - 6 * 4 / 120 = .8 and -1; of three proponents, three and one are shared.
-    (row,) = store.rows("FROM checkpoint_agreement")
+    (row,) = store.rows(AGREEMENT)
     assert row[6:] == (
         pytest.approx(2 / 3), pytest.approx(1 / 3), pytest.approx(1.0), pytest.approx(-0.1), pytest.approx(-1.0),
         pytest.approx(0.8), 5.0, "all examples",

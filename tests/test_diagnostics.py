@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -113,6 +114,7 @@ def test_bad_options_and_the_command(encoded: Path, tmp_path: Path) -> None:
         diagnose(store)
     result = CliRunner().invoke(main, ["diagnose", str(encoded), "--iterations", "1,3"])
     assert result.exit_code == 0, result.output
+    assert re.search(r"Means over \d+ blocks of at most \d+ queries; encoder \S+, model \S+\.", result.output)
     for way in ("exact", "identity", "datainf", "kfac", "ekfac", "cg", "lissa"):
         assert way in result.output
     assert CliRunner().invoke(main, ["diagnose", str(encoded), "--iterations", "1,x"]).exit_code == 2

@@ -86,11 +86,11 @@ def test_shares_of_each_kind(path: Path, store: Store) -> None:
     ada, us = [row[2] for row in EXAMPLES], [row[3] for row in EXAMPLES]
     short = [("short", *row) for row in counts(["shares object", "states the fact"])]
     with duckdb.connect(str(path), read_only=True) as plain:
-        assert plain.execute("FROM proponent_kinds").fetchall() == [
+        assert plain.execute("SELECT scoring, kind, share, n FROM proponent_kinds").fetchall() == [
             *short,
             *(("whole", *row) for row in counts(ada + us)),
         ]
-        assert plain.execute("FROM proponent_kinds_at(3)").fetchall() == [
+        assert plain.execute("SELECT scoring, kind, share, n FROM proponent_kinds_at(3)").fetchall() == [
             *short,
             *(("whole", *row) for row in counts(ada[:3] + us[:3])),
         ]
@@ -170,19 +170,21 @@ def test_alignment_is_the_mean_agreement_beside_the_model(path: Path, store: Sto
             if len(common) >= 3:
                 one_common, other_common = ([e for e in ranking if e in common] for ranking in (order, other))
                 correlations.append(spearman(one_common, other_common))
-        expected.append((sum(overlaps) / len(overlaps), sum(correlations) / len(correlations), len(overlaps)))
+        means = [number for each in (overlaps, correlations) for number in (sum(each) / len(each), len(each))]
+        expected.append((*means, len(overlaps)))
     store.close()
     with duckdb.connect(str(path), read_only=True) as plain:
         rows = plain.execute("FROM alignment").fetchall()
         columns = [column[0] for column in plain.description or ()]
     assert columns == [
-        "influence", "retrieval", "overlap_at_10", "rank_correlation", "queries",
+        "influence", "retrieval", "overlap_at_10", "overlap_queries", "rank_correlation", "rank_correlation_queries",
+        "queries",
         "encoder", "model", "model_fingerprint", "retrieval_model",
     ]  # fmt: skip
     assert [row[:2] for row in rows] == [("cosine", "bm25"), ("trackstar", "bm25")]
     for row, numbers in zip(rows, expected, strict=True):
-        assert row[2:5] == pytest.approx(numbers)
-    assert [row[5:] for row in rows] == [
+        assert row[2:7] == pytest.approx(numbers)
+    assert [row[7:] for row in rows] == [
         ("k16-200", "models/step-200", "beef", "models/dense"),
         ("k16", "models/step-100", "f00d", "models/dense"),
     ]

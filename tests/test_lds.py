@@ -326,8 +326,11 @@ def test_leave_out_report_by_hand(store: Store) -> None:
         ("random", "q-0", 2, -3.0, -0.25), ("random", "q-1", 2, -4.0, -0.25),
     ]  # fmt: skip
     table = tabulate(store, leave_out=True)
-    assert table.columns == ("subset_set", "name", "left_out", "queries", "change", "low", "high")
-    assert [row[1:5] for row in table.rows] == [("a", 2, 2, -1.25), ("random", 2, 2, -0.25)]
+    assert table.columns == (
+        "subset_set", "name", "encoder", "model", "left_out", "queries", "change", "low", "high",
+    )  # fmt: skip
+    rows = [(row[1], *row[4:7]) for row in table.rows]
+    assert rows == [("a", 2, 2, -1.25), ("random", 2, 2, -0.25)]
     assert table.rows[0][5:] == (-2.0, -0.5)
 
 

@@ -247,7 +247,9 @@ def test_command(store: Store, path: Path, tmp_path: Path) -> None:
     command = ["score", str(path), "mirrored", "--model", str(state.parent), "--optimizer-state", str(state)]
     result = CliRunner().invoke(main, [*command, "--queries", "2", "--loss", "sum"])
     assert result.exit_code == 0, result.output
-    assert result.stdout.startswith("mirrored: 20 examples ranked, 40 pairs kept.")
+    ranked = f"mirrored: 20 of {len(TEXTS)} examples ranked for 2 of {len(QUERIES)} queries."
+    assert result.stdout.startswith(ranked)
+    assert "40 pairs kept; model " in result.stdout
     with attrstore.open(path) as reopened:
         spec = json.loads(reopened.value("SELECT spec FROM scorings"))
     assert spec["learning_rate"] == 1e-6

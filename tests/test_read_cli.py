@@ -72,14 +72,10 @@ def test_report_csv_and_table(scored: Path) -> None:
     assert rows[-1]["tail_patch_prob"] == ""
     lines = run("report", scored).stdout.splitlines()
     # The method is left out where every scoring is called after its own.
-    assert lines[0].split()[:5] == ["name", "family", "queries", "mrr", "hit@10"]
-    assert lines[2].split()[:4] == [
-        records[0]["name"],
-        records[0]["family"],
-        str(N_QUERIES),
-        f"{records[0]['mrr']:.4f}",
-    ]
-    assert lines[-1].split()[-1] == "–"
+    first = records[0]
+    assert lines[0].split()[:7] == ["name", "family", "queries", "n", "labelled", "mrr", "hit@10"]
+    cells = [first["name"], first["family"], str(N_QUERIES), str(N_QUERIES - 2), f"{first['mrr']:.4f}"]
+    assert lines[2].split()[:5] == cells
 
 
 def test_report_by_prints_a_row_per_value(scored: Path) -> None:
@@ -89,7 +85,9 @@ def test_report_by_prints_a_row_per_value(scored: Path) -> None:
 
 def test_report_intervals(scored: Path) -> None:
     records = json.loads(run("report", scored, "--intervals", "--format", "json").stdout)
-    assert list(records[0]) == ["name", "method", "family", "metric", "mean", "low", "high"]
+    assert list(records[0]) == [
+        "name", "method", "family", "encoder", "model", "setting", "metric", "queries", "mean", "low", "high",
+    ]  # fmt: skip
     assert len(records) == 17
 
 
@@ -122,7 +120,8 @@ def test_accuracy_and_cover(path: Path) -> None:
     deep, shallow = json.loads(done.stdout)
     accuracy = sum(order[0] % 3 == q % 3 for q, order in orders.items()) / N_QUERIES
     cover = sum(e % 3 == q % 3 for q, order in orders.items() for e in order[:20]) / 20 / N_QUERIES
-    assert list(deep)[-2:] == ["accuracy", "cover"]
+    assert list(deep)[-3:] == ["class_queries", "accuracy", "cover"]
+    assert deep["class_queries"] == N_QUERIES
     assert (deep["accuracy"], deep["cover"]) == (pytest.approx(accuracy), pytest.approx(cover))
     assert (shallow["accuracy"], shallow["cover"]) == (pytest.approx(accuracy), None)
     assert "shallow: no cover" in done.stderr

@@ -28,16 +28,34 @@ def test_what_says_nothing_is_left_out(capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_intervals_are_one_row_a_scoring() -> None:
-    columns = ["name", "method", "family", "metric", "mean", "low", "high"]
+    columns = ["name", "method", "family", "model", "setting", "metric", "queries", "mean", "low", "high"]
     rows = [
-        ("b", "b", "influence", "mrr", 0.5, 0.25, 0.75),
-        ("a", "a", "influence", "mrr", 0.25, 0.125, 0.5),
-        ("a", "a", "influence", "map", 0.5, 0.0, 1.0),
+        ("b", "b", "influence", "m", None, "mrr", 9, 0.5, 0.25, 0.75),
+        ("a", "a", "influence", "m", None, "mrr", 9, 0.25, 0.125, 0.5),
+        ("a", "a", "influence", "m", "adam, 1e-06", "tail_patch_logprob", 3, 0.5, 0.0, 1.0),
     ]
     assert widened(columns, rows) == (
-        ["name", "method", "family", "mrr", "map"],
         [
-            ("b", "b", "influence", "0.5000 [0.2500, 0.7500]", None),
-            ("a", "a", "influence", "0.2500 [0.1250, 0.5000]", "0.5000 [0.0000, 1.0000]"),
+            "name",
+            "method",
+            "family",
+            "model",
+            "mrr",
+            "tail_patch_logprob",
+            "tail_patch_model",
+            "tail_patch_setting",
+        ],
+        [
+            ("b", "b", "influence", "m", "0.5000 [0.2500, 0.7500] n 9", None, None, None),
+            (
+                "a",
+                "a",
+                "influence",
+                "m",
+                "0.2500 [0.1250, 0.5000] n 9",
+                "0.5000 [0.0000, 1.0000] n 3",
+                "m",
+                "adam, 1e-06",
+            ),
         ],
     )

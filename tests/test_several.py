@@ -135,7 +135,7 @@ def test_tracincp_leaves_out_what_one_checkpoint_could_not_encode(encoded: Path)
 def test_less_is_the_cosine_of_plain_queries_and_corrected_examples(encoded: Path) -> None:
     with attrstore.open(encoded, writable=True) as store:
         (plain, _), (corrected, z) = vectors(store, "first"), vectors(store, "adam")
-        made = score(store, "less", top_k=N)  # the newest encoder is the corrected one
+        made = score(store, "less", top_k=N)  # one encoder alone is corrected
         found = found_scores(store, "less")
         assert made.spec["query_encoder"] == encoders.choose(store, "gradient", "first").encoder_id
         score(store, "less", top_k=N, encoder="adam", query_encoder="first", name="named")
@@ -178,4 +178,4 @@ def test_the_commands(encoded: Path) -> None:
     ):
         result = CliRunner().invoke(main, ["score", str(encoded), *arguments])
         assert result.exit_code == 0, result.output
-        assert f"{arguments[0]}: 40 examples ranked" in result.output
+        assert f"{arguments[0]}: 40 of 40 examples ranked for" in result.output

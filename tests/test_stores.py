@@ -59,7 +59,12 @@ def test_an_old_store_is_not_read_before_it_is_brought_up_to_date(old: Path) -> 
 @pytest.mark.parametrize("name", list(ANSWERS))
 def test_an_old_store_answers_what_it_did_row_for_row(old: Path, name: str) -> None:
     attrstore.open(old, writable=True).close()
-    recorded = answers()[name]
+    # Its tail-patch is over four queries, and a mean over fewer than ten is no longer given.
+    recorded = [
+        {key: None if key.startswith("tail_patch_") else value for key, value in row.items()}
+        for row in answers()[name]
+        if not row.get("metric", "").startswith("tail_patch_")
+    ]
     with attrstore.open(old) as store:
         rows = store.frame(ANSWERS[name]).to_dicts()
     assert len(rows) == len(recorded)

@@ -316,6 +316,9 @@ def test_a_gradient_that_is_not_finite_is_skipped(ranked: Store, tmp_path: Path)
 def test_report_averages_what_was_measured(ranked: Store, tmp_path: Path) -> None:
     tail_patch(ranked, model=tiny.checkpoint(tmp_path / "model"), learning_rate=1e-3)
     found = measured(ranked)
+    few = "SELECT tail_patch_queries, tail_patch_logprob FROM method_report"
+    assert ranked.rows(few) == [(4, None)] * 2  # too few for a mean
+    ranked.execute("CREATE OR REPLACE VIEW tail_patch_minimum AS SELECT 4 AS queries")
     for name, ranking in RANKINGS.items():
         means = [sum(found[q, e][1] for e in examples) / 3 for q, examples in ranking.items()]
         expected = sum(means) / len(means)

@@ -59,7 +59,7 @@ def test_every_method_is_a_row_or_is_left_out_with_its_need(store: Store, tmp_pa
     }  # fmt: skip
     # bm25 found nothing for a query whose words no example has; the others rank all three and measure the first two.
     for name in rows.keys() - {"bm25"}:
-        assert (rows[name]["queries"], rows[name]["tail_patched"]) == (3, 2), name
+        assert (rows[name]["queries"], rows[name]["tail_patch_measured"]) == (3, 2), name
     assert not store.value("SELECT count(*) FROM runs WHERE state <> 'finished'")
 
 
@@ -85,8 +85,10 @@ def test_the_metrics_are_those_of_the_stored_ranks(store: Store, tmp_path: Path)
             "WHERE name = $n AND rank BETWEEN 1 AND 10 GROUP BY query_id",
             {"n": row["name"]},
         )
-        assert row["tail_patched"] == len(moved)
-        assert row["tail_patch_logprob"] == pytest.approx(sum(mean for (mean,) in moved) / len(moved))
+        assert row["tail_patch_measured"] == len(moved)
+        mean = "SELECT avg(tail_patch_logprob) FROM query_report WHERE name = $n"
+        assert store.value(mean, {"n": row["name"]}) == pytest.approx(sum(m for (m,) in moved) / len(moved))
+        assert (row["labelled_queries"], row["tail_patch_logprob"]) == (3, None)  # below the minimum
     assert [row["mrr"] for row in rows] == sorted((row["mrr"] for row in rows), reverse=True)
 
 
@@ -160,9 +162,19 @@ def test_the_command_prints_the_table_and_what_it_left_out(tmp_path: Path) -> No
     shown = CliRunner().invoke(main, ["trace", str(path), "--queries", "3"])
     assert shown.exit_code == 0, shown.output
     lines = shown.stdout.splitlines()
-    assert lines[0].split() == ["method", "encoder", "queries", "MRR", "hit@10", "tail-patch", "measured"]
+    assert lines[0].split() == [
+        "method",
+        "encoder",
+        "queries",
+        "MRR",
+        "hit@10",
+        "tail-patch",
+        "n",
+        "tail-patch",
+    ]
     (trackstar,) = [line for line in lines if line.startswith("trackstar ")]
-    assert trackstar.count("[") == 3
+    assert trackstar.split()[-2:] == ["–", "3"]  # tail-patch of fewer than ten queries has no mean
+    assert trackstar.count("[") == 2
     assert "Left out: dense: no embedding encodings yet." in shown.stderr
     assert "Left out: less:" in shown.stderr
     as_json = CliRunner().invoke(main, ["trace", str(path), "--queries", "3", "--format", "json"])

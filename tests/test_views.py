@@ -20,6 +20,7 @@ from attrstore import Store
 from tests.scored import (
     N_EXAMPLES,
     N_QUERIES,
+    PATCHED,
     TOP_K,
     World,
     add,
@@ -29,10 +30,16 @@ from tests.scored import (
     fill,
 )
 
+METRICS = ["mrr", "hit_at_10", "recall_at_10", "precision_at_1", "map"]
 COLUMNS = [
-    "name", "method", "family", "queries", "mrr", "hit_at_10", "recall_at_10", "precision_at_1", "map",
-    "tail_patch_logprob", "tail_patch_prob",
+    "name", "method", "family", "encoder", "model", "queries", "labelled_queries", *METRICS,
+    "tail_patch_queries", "tail_patch_logprob", "tail_patch_prob", "tail_patch_measured",
+    "tail_patch_model", "tail_patch_optimizer", "tail_patch_learning_rate", "partial", "stale",
 ]  # fmt: skip
+REPORT = (
+    f"SELECT name, method, family, queries, {', '.join(METRICS)}, tail_patch_logprob, tail_patch_prob "
+    "FROM method_report"
+)
 
 
 def places(world: World, name: str, q: int) -> list[int]:
@@ -76,7 +83,7 @@ def world(scored: tuple[Store, World]) -> World:
 def test_method_report_equals_a_second_computation(full: Store, world: World) -> None:
     relation = full.sql("FROM method_report")
     assert relation.columns == COLUMNS
-    rows = {row[0]: row for row in relation.fetchall()}
+    rows = {row[0]: row for row in full.rows(REPORT)}
     assert set(rows) == set(world.rankings)
     for name, row in rows.items():
         assert row[1:4] == (name, "retrieval" if name == "bm25" else "influence", N_QUERIES)
@@ -85,16 +92,17 @@ def test_method_report_equals_a_second_computation(full: Store, world: World) ->
 
 
 def test_tail_patch_counts_only_queries_measured_whole(full: Store, world: World) -> None:
-    rows = {row[0]: row[9:] for row in full.rows("FROM method_report")}
+    rows = {row[0]: row[9:] for row in full.rows(REPORT)}
     means = [
-        statistics.fmean(world.patches[q, e] for e in world.rankings["trackstar"][q][:10]) for q in (0, 1, 13)
+        statistics.fmean(world.patches[q, e] for e in world.rankings["trackstar"][q][:10]) for q in PATCHED
     ]
     assert rows["trackstar"] == pytest.approx((statistics.fmean(means), statistics.fmean(means) / 9))
     assert rows["cosine"] == (None, None)
 
 
 def test_report_by_groups_queries(full: Store, world: World) -> None:
-    rows = {(row[0], row[3]): row for row in full.rows("FROM report_by('relation')")}
+    report = REPORT.replace("family,", "family, value,").replace("method_report", "report_by('relation')")
+    rows = {(row[0], row[3]): row for row in full.rows(report)}
     assert len(rows) == 6
     for (name, value), row in rows.items():
         members = [q for q in world.labelled if f"r{q % 2}" == value]
@@ -113,7 +121,7 @@ def test_scoring_without_labels_or_scores_has_a_row_of_nulls(store: Store) -> No
     add_scoring(store, "empty", "influence", 5, 0)
     add_scoring(store, "unlabelled", "influence", 5, 1)
     add_ranking(store, "unlabelled", 3, [4, 2, 9], set(), opponents=False)
-    assert store.rows("FROM method_report") == [
+    assert store.rows(REPORT) == [
         ("empty", "empty", "influence", 0, *[None] * 7),
         ("unlabelled", "unlabelled", "influence", 1, *[None] * 7),
     ]
@@ -258,22 +266,25 @@ def test_a_ranked_query_that_found_nothing_counts_zero(store: Store) -> None:
     add_texts(store)
     for minute, (name, family) in enumerate((("influence", "influence"), ("retrieval", "retrieval"))):
         add_scoring(store, name, family, N_EXAMPLES, minute)
-    for q in (0, 1):
+    for q in range(12):
         add(store, "labels", q, 7, 1.0, "gold")
         add_ranking(store, "influence", q, [8, 7, *range(7), *range(9, N_EXAMPLES)], {7}, opponents=True)
         add(store, "tail_patches", q, 7, "model", "adamw", 1e-6, -3.0, 0.5, 0.05, 0.25)
-    add_ranking(store, "retrieval", 0, [7], {7}, opponents=False)
-    add_ranking(store, "retrieval", 1, [], {7}, opponents=False)
-    rows = {row[0]: row[3:] for row in store.rows("FROM method_report")}
+        add_ranking(store, "retrieval", q, [7] if q < 10 else [], {7}, opponents=False)
+    store.execute("DELETE FROM queries WHERE query_id >= 12")
+    rows = {row[0]: row[3:] for row in store.rows(REPORT)}
     # Tail-patch is over the one proponent that retrieval has; of influence's ten only one was measured.
-    assert rows["retrieval"] == (2, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.25)
-    assert rows["influence"] == (2, 0.5, 1.0, 1.0, 0.0, 0.5, None, None)
-    overlaps = "SELECT query, overlap_at_10, in_common FROM agreement ORDER BY query"
-    assert store.rows(overlaps) == [("q0", pytest.approx(0.1), 1), ("q1", 0.0, 0)]
+    part = pytest.approx(10 / 12)
+    assert rows["retrieval"] == (12, part, part, part, part, part, 0.5, 0.25)
+    assert rows["influence"] == (12, 0.5, 1.0, 1.0, 0.0, 0.5, None, None)
+    overlaps = (
+        "SELECT query, overlap_at_10, in_common FROM agreement WHERE query IN ('q0', 'q11') ORDER BY query"
+    )
+    assert store.rows(overlaps) == [("q0", pytest.approx(0.1), 1), ("q11", 0.0, 0)]
     low, high = store.rows(
         "SELECT low, high FROM report_intervals() WHERE name = 'retrieval' AND metric = 'mrr'"
     )[0]
-    assert (low, high) == (0.0, 1.0)
+    assert 0.4 < low < 10 / 12 < high == 1.0
 
 
 def test_influence_and_retrieval_name_every_pair(full: Store, world: World) -> None:
@@ -288,23 +299,23 @@ def test_influence_and_retrieval_name_every_pair(full: Store, world: World) -> N
 
 
 def test_intervals_agree_with_a_plain_bootstrap(full: Store, world: World) -> None:
-    rows = {(row[0], row[3]): row[4:] for row in full.rows("FROM report_intervals()")}
+    intervals = "SELECT name, metric, mean, low, high FROM report_intervals()"
+    rows = {tuple(row[:2]): row[2:] for row in full.rows(intervals)}
     assert len(rows) == 3 * 5 + 2  # only one scoring has tail patches
-    reports = {row[0]: row for row in full.rows("FROM method_report")}
+    reports = {row[0]: row for row in full.rows(REPORT)}
     rng = numpy.random.default_rng(0)
     for name in world.rankings:
         each = numpy.array([expected(world, name, [q]) for q in world.labelled])  # queries x metrics
         samples = each[rng.integers(0, len(each), (4000, len(each)))].mean(axis=1)
         low, high = numpy.quantile(samples, [0.025, 0.975], axis=0)
-        for i, metric in enumerate(COLUMNS[4:9]):
+        for i, metric in enumerate(METRICS):
             mean, found_low, found_high = rows[name, metric]
             assert mean == pytest.approx(reports[name][4 + i])
             assert found_low - 1e-9 <= mean <= found_high + 1e-9
             spread = max(high[i] - low[i], 0.02)
             assert found_low == pytest.approx(low[i], abs=0.2 * spread)
             assert found_high == pytest.approx(high[i], abs=0.2 * spread)
-    again = {(row[0], row[3]): row[5:] for row in full.rows("FROM report_intervals()")}
-    assert again == {key: row[1:] for key, row in rows.items()}
+    assert {tuple(row[:2]): row[2:] for row in full.rows(intervals)} == rows
 
 
 PLAIN = """

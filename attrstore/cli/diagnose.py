@@ -9,13 +9,15 @@ import click
 import attrstore
 from attrstore.cli.common import counted, format_option, store_argument
 from attrstore.formats import show
+from attrstore.terminal import say
 
 COLUMNS = ("method", "iterations", "residual", "worst residual", "cosine with exact", "worst cosine")
+ABOUT = ("encoder", "model", "blocks", "queries")
 
 
 @click.command("diagnose")
 @store_argument
-@click.option("--encoder", help="Name or start of the id of the encoder; the newest if not given.")
+@click.option("--encoder", help="Name or start of the id of the encoder; the first made if not given.")
 @click.option(
     "--damping", default=0.1, show_default=True, help="In units of the curvature's mean eigenvalue."
 )
@@ -48,4 +50,9 @@ def diagnose_command(
         rows = diagnose(
             opened, encoder=encoder, damping=damping, iterations=steps, device=device, progress=progress
         )
-    show(COLUMNS, rows, output_format)
+    if output_format != "table":
+        show((*COLUMNS, *ABOUT), rows, output_format)
+        return
+    show(COLUMNS, [row[: len(COLUMNS)] for row in rows], output_format)
+    name, model, blocks, queries = rows[0][len(COLUMNS) :]
+    say(f"Means over {blocks:,} blocks of at most {queries:,} queries; encoder {name}, model {model}.")

@@ -4,23 +4,65 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from attrstore.terminal import cell, print_table
+from attrstore.terminal import cell, from_here, print_table, say
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     Rows = list[tuple[Any, ...]]
 
-HEADINGS = {"tail_patch_logprob": "tail-patch", "tail_patch_prob": "tail-patch p"}
+HEADINGS = {
+    "tail_patch_logprob": "tail-patch",
+    "tail_patch_prob": "tail-patch p",
+    "tail_patch_queries": "n tail-patch",
+    "labelled_queries": "n labelled",
+    "class_queries": "n class",
+}
+# Said once below the table where all rows have the same.
+SAID_ONCE = {
+    "model": "model",
+    "encoder": "encoder",
+    "tail_patch_model": "tail-patch of the model",
+    "tail_patch_optimizer": "tail-patch by",
+    "tail_patch_learning_rate": "tail-patch's learning rate",
+    "tail_patch_setting": "tail-patch by",
+}
+# Said in a note, for those scorings that it concerns.
+NOTED = ("partial", "stale", "tail_patch_measured")
 
 
 def print_report(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Print the rows without what says nothing: columns without a value, the method where it is the name's."""
+    """Print the rows without what says nothing: columns without a value, the method where it is the name's.
+
+    What all rows share of model, encoder and setting is said once, below.
+    """
     names, table = list(columns), [tuple(row) for row in rows]
     if "metric" in names:
         names, table = widened(names, table)
-    kept = [i for i, name in enumerate(names) if not _says_nothing(names, table, name, i)]
+    once = dict(said_once(names, table))
+    kept = [
+        i
+        for i, name in enumerate(names)
+        if name not in once and name not in NOTED and not _says_nothing(names, table, name, i)
+    ]
     print_table([heading(names[i]) for i in kept], [[row[i] for i in kept] for row in table])
+    for line in once.values():
+        say(line)
+
+
+def said_once(columns: Sequence[str], rows: Rows) -> Iterator[tuple[str, str]]:
+    """Yield the columns that need only one line, each with it: all rows that have a value have the same."""
+    for index, name in enumerate(columns):
+        values = {row[index] for row in rows if row[index] is not None}
+        if name not in SAID_ONCE or len(values) != 1:
+            continue
+        lacking: list[str] = []
+        if name in ("model", "encoder") and "name" in columns:
+            lacking = [str(row[columns.index("name")]) for row in rows if row[index] is None]
+        of = f" (not of {', '.join(dict.fromkeys(lacking))})" if lacking else ""
+        value = values.pop()
+        said = from_here(value) if name.endswith("model") else cell(value)
+        yield name, f"{SAID_ONCE[name]}: {said}{of}"
 
 
 def heading(column: str) -> str:
@@ -29,16 +71,20 @@ def heading(column: str) -> str:
 
 
 def widened(columns: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> tuple[list[str], Rows]:
-    """Turn a row for each scoring and metric into one for each scoring, its cells `mean [low, high]`."""
+    """Turn a row for each scoring and metric into one for each scoring, its cells `mean [low, high] n queries`."""
     metrics: list[str] = []
-    found: dict[tuple[Any, ...], dict[str, str]] = {}
+    found: dict[tuple[Any, ...], dict[str, str | None]] = {}
     for row in rows:
-        *key, metric, mean, low, high = row
+        *key, model, setting, metric, n, mean, low, high = row
         if metric not in metrics:
             metrics.append(metric)
-        found.setdefault(tuple(key), {})[metric] = f"{cell(mean)} [{cell(low)}, {cell(high)}]"
-    keys = list(columns[: columns.index("metric")])
-    return [*keys, *metrics], [(*key, *map(cells.get, metrics)) for key, cells in found.items()]
+        cells = found.setdefault(tuple(key), {})
+        cells[metric] = f"{cell(mean)} [{cell(low)}, {cell(high)}] n {n}"
+        cells["tail_patch_model" if setting else "model"] = model
+        cells["tail_patch_setting"] = setting or cells.get("tail_patch_setting")
+    keys = list(columns[: columns.index("model")])
+    others = ["model", *metrics, "tail_patch_model", "tail_patch_setting"]
+    return [*keys, *others], [(*key, *map(cells.get, others)) for key, cells in found.items()]
 
 
 def _says_nothing(columns: Sequence[str], rows: Rows, name: str, index: int) -> bool:

@@ -10,7 +10,7 @@ import click
 import attrstore
 from attrstore.cli.common import counted, store_argument
 from attrstore.cli.score_options import ScoreCommand, listed_methods
-from attrstore.terminal import print_table, say
+from attrstore.terminal import from_here, print_table, say
 
 
 @click.command(
@@ -49,7 +49,9 @@ def score_command(
     given = {option: value for option, value in options.items() if value is not None}
     with attrstore.open(store, writable=True) as opened, counted("examples scanned") as progress:
         scoring = score(opened, method, name=name, top_k=top_k, where=where, progress=progress, **given)
-    say(f"{scoring.name}: {scoring.n_examples:,} examples ranked, {scoring.n_scores:,} pairs kept.")
+        over, by = _about(opened, scoring.name)
+    say(over)
+    say(f"{scoring.n_scores:,} pairs kept{by}.")
     say(f"Next: attrstore report {store}")
 
 
@@ -60,11 +62,12 @@ def score_command(
 @click.option("--top", default=5, show_default=True, help="How many examples of each kind.")
 @click.option("--method", default="cosine-block", show_default=True, help="The influence method.")
 @click.option("--model", type=click.Path(path_type=Path), help="The model's folder, if it has moved.")
+@click.option(
+    "--encoder", help="Name or start of the id of the encoder; of one model's, the first made if not given."
+)
 @click.option("--where", metavar="SQL", help="Only examples that satisfy this predicate.")
-def ask_command(
-    store: Path, prompt: str, target: str, top: int, method: str, model: Path | None, where: str | None
-) -> None:
-    """Show which examples made the model say TARGET after PROMPT, and which ones state it.
+def ask_command(store: Path, prompt: str, target: str, method: str, **options: Any) -> None:
+    """Show what the model says after PROMPT, which examples make TARGET likely there, and which ones state it.
 
     Nothing is written. TARGET needs its leading space where the tokenizer wants one.
 
@@ -74,10 +77,19 @@ def ask_command(
     from attrstore.workflows.ask import ask
 
     with attrstore.open(store) as opened:
-        answer = ask(opened, prompt, target, top=top, method=method, model=model, where=where)
+        answer = ask(opened, prompt, target, method=method, **options)
+    say(f"model {from_here(answer.model)}, encoder {answer.encoder}")
     say(f"P({target!r} | {prompt!r}) = {answer.probability:.3g}")
+    say(f"The model says {answer.said.text!r}: P = {answer.said.probability:.3g}")
+    if answer.respaced is not None:
+        other, probability = answer.respaced
+        which = "With" if other.startswith(" ") else "Without"
+        say(f"{which} a leading space the target is far more probable: P({other!r}) = {probability:.3g}")
+    what = f"what makes {target!r} more likely; the model does not say it"
+    if answer.says_it:
+        what = "what made the model say it"
     for title, rows in (
-        (f"Influence ({method}): what made the model say it", answer.influence),
+        (f"Influence ({method}): {what}", answer.influence),
         ("Retrieval (bm25): what states it", answer.retrieval),
     ):
         say(f"\n{title}")
@@ -85,3 +97,17 @@ def ask_command(
             print_table(("rank", "example", "score", "text"), rows)
         else:
             say("  nothing")
+
+
+def _about(store: attrstore.Store, name: str) -> tuple[str, str]:
+    """Say over what a scoring is, and by which encoder of which model, if any."""
+    (row,) = store.rows(
+        "SELECT examples, of_examples, queries, of_queries, encoder, model FROM scoring_status WHERE name = $name",
+        {"name": name},
+    )
+    examples, of_examples, queries, of_queries, encoder, model = row
+    by = (f"; encoder {encoder}" if encoder else "") + (f"; model {from_here(model)}" if model else "")
+    return (
+        f"{name}: {examples:,} of {of_examples:,} examples ranked for {queries:,} of {of_queries:,} queries.",
+        by,
+    )

@@ -11,7 +11,7 @@ import click
 import attrstore
 from attrstore.cli.common import format_option, progress_bar, store_argument
 from attrstore.formats import write
-from attrstore.terminal import print_table, say_wrapped
+from attrstore.terminal import print_table, say, say_wrapped
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 @click.option(
     "--model",
     type=click.Path(path_type=Path),
-    help="The model's folder; that of the newest encodings if not given.",
+    help="The model's folder; the only one that was encoded if not given.",
 )
 @click.option(
     "--optimizer-state", type=click.Path(path_type=Path),
@@ -48,7 +48,8 @@ def trace_command(store: Path, output_format: str, **options: Any) -> None:
 
     Each method whose encodings are in the store scores all queries; one training step on each of a query's ten
     strongest proponents gives its tail-patch. MRR and hit@10 need labels. What was left out is named with what it
-    needs. Scorings that are there stay, and measured pairs too, so a stopped job goes on with the same command.
+    needs. Scorings that are there stay unless the corpus, queries or labels have changed since, and measured pairs
+    too, so a stopped job goes on with the same command.
 
     Methods without an optimizer's correction in their paper read gradients without it, where the store has both.
 
@@ -56,6 +57,7 @@ def trace_command(store: Path, output_format: str, **options: Any) -> None:
     Example: attrstore trace facts.duckdb --queries 300
              attrstore trace facts.duckdb --method trackstar --method bm25 --format json
     """
+    from attrstore.evaluation.report import standing
     from attrstore.workflows.trace import trace
 
     tasks: dict[str, TaskID] = {}
@@ -67,10 +69,15 @@ def trace_command(store: Path, output_format: str, **options: Any) -> None:
             bar.update(tasks[what], completed=done, total=total)
 
         traced = trace(opened, progress=progress, **options)
+        notes = standing(opened)
     if output_format == "table":
         print_trace(traced.table)
     else:
         write(sys.stdout, output_format, traced.table.columns, traced.table.rows)
+    for name, reason in traced.refreshed.items():
+        say_wrapped(f"Scored again: {name}: {reason}.", indent=2, err=True)
+    for note in notes:
+        say_wrapped(note, indent=2, err=True)
     for names, need in by_reason(traced.left_out):
         say_wrapped(f"Left out: {', '.join(names)}: {need}", indent=2, err=True)
 
@@ -85,15 +92,19 @@ def by_reason(left_out: Mapping[str, str]) -> list[tuple[list[str], str]]:
 
 def print_trace(table: Report) -> None:
     """Print one row a method, each metric as its mean and its 95% interval."""
+    from attrstore.cli.report_table import said_once
+
     rows = [
         (
-            row["name"], row["encoder"], row["queries"],
+            row["name"], row["encoder"], row["labelled_queries"],
             _interval(row, "mrr", ".3f"), _interval(row, "hit_at_10", ".3f"),
-            _interval(row, "tail_patch_logprob", "+.5f"), row["tail_patched"],
+            _interval(row, "tail_patch_logprob", "+.5f"), row["tail_patch_queries"],
         )
         for row in table.records()
     ]  # fmt: skip
-    print_table(("method", "encoder", "queries", "MRR", "hit@10", "tail-patch", "measured"), rows)
+    print_table(("method", "encoder", "queries", "MRR", "hit@10", "tail-patch", "n tail-patch"), rows)
+    for _, line in said_once(table.columns, table.rows):
+        say(line)
 
 
 def _interval(row: Mapping[str, Any], metric: str, spec: str) -> str | None:

@@ -50,7 +50,7 @@ def diagnose(
     """Write the table `residuals` for an encoder and a damping, and return its rows of `residual_report`.
 
     Args:
-        encoder: name or start of the id of a gradient encoder; the newest if not given.
+        encoder: name or start of the id of a gradient encoder; the first that was made if not given.
         damping: of the mean eigenvalue.
         iterations: after which conjugate gradients and LiSSA are looked at.
 

@@ -13,8 +13,15 @@ if TYPE_CHECKING:
 
     from attrstore.store import Store
 
-_TEXT = ("subset_set", "name", "method", "family", "value", "metric")
-_COUNTS = ("queries", "proponents", "subsets", "left_out")
+_TEXT = (
+    "subset_set", "name", "method", "family", "encoder", "model", "value", "metric", "tail_patch_model",
+    "tail_patch_optimizer", "setting",
+)  # fmt: skip
+_COUNTS = (
+    "queries", "labelled_queries", "tail_patch_queries", "tail_patch_measured", "class_queries", "proponents",
+    "subsets", "left_out",
+)  # fmt: skip
+_FLAGS = ("partial", "stale")
 
 _NO_LOSSES = (
     "No models were trained on subsets yet. First: attrstore subsets {path}, train on each, then attrstore import "
@@ -64,9 +71,14 @@ def report(
         leave_out=leave_out,
     )
     schema: dict[str, Any] = {
-        column: pl.String if column in _TEXT else pl.Int64 if column in _COUNTS else pl.Float64
+        column: (
+            pl.String if column in _TEXT
+            else pl.Int64 if column in _COUNTS
+            else pl.Boolean if column in _FLAGS
+            else pl.Float64
+        )
         for column in table.columns
-    }
+    }  # fmt: skip
     return pl.DataFrame(table.rows, schema=schema, orient="row")
 
 
@@ -104,22 +116,53 @@ def tabulate(
         )
     if class_column is not None:
         _require_key(store, class_column, examples=True)
-        return _classes(store, class_column, intervals=intervals)
-    if intervals:
-        return _fetch(store, "intervals")
-    if by is not None:
+        found = _classes(store, class_column, intervals=intervals)
+    elif intervals:
+        found = _fetch(store, "intervals")
+    elif by is not None:
         _require_key(store, by, examples=False)
-        return _fetch(store, "by", {"key": by})
-    if kinds:
+        found = _fetch(store, "by", {"key": by})
+    elif kinds:
         for key in ("subject", "object"):
             _require_key(store, key, examples=False)
-        return _fetch(store, "kinds")
-    if lds:
-        return _lds(store)
-    if leave_out:
+        found = _fetch(store, "kinds")
+    elif lds:
+        found = _lds(store)
+    elif leave_out:
         found = _fetch(store, "leave_out")
-        return found if found.rows else replace(found, notes=(_NO_LOSSES.format(path=store.path),))
-    return _methods(store)
+        if not found.rows:
+            found = replace(found, notes=(_NO_LOSSES.format(path=store.path),))
+    else:
+        found = _methods(store)
+    tail_patch = "tail_patch_logprob" in found.columns or intervals
+    return replace(
+        found, notes=(*found.notes, *standing(store), *(_tail_patched(store) if tail_patch else ()))
+    )
+
+
+def standing(store: Store) -> tuple[str, ...]:
+    """Return a line for each reason why scorings are partial or stale."""
+    lines = []
+    for what, reasons, names in store.named("report", "standing").fetchall():
+        again = "" if what == "partial" else " Score again: attrstore score, or attrstore trace."
+        lines.append(f"{what.capitalize()}: {', '.join(names)}: {reasons}.{again}")
+    return tuple(lines)
+
+
+def _tail_patched(store: Store) -> tuple[str, ...]:
+    """Say over which queries the means of tail-patch are, where the counts alone do not."""
+    lines = []
+    for minimum, shared, scorings in store.named("report", "tail_patched").fetchall():
+        more = [s["name"] for s in scorings if s["measured"] > s["queries"]]
+        few = [f"{s['name']} has {s['queries']}" for s in scorings if s["queries"] < minimum]
+        if more and shared is not None:
+            lines.append(
+                f"Tail-patch is over the {shared} queries that all complete scorings share; measured for others too: "
+                f"{', '.join(more)}."
+            )
+        if few:
+            lines.append(f"No mean of tail-patch below {minimum} queries: {', '.join(few)}.")
+    return tuple(lines)
 
 
 def _methods(store: Store) -> Report:
@@ -157,14 +200,14 @@ def _classes(store: Store, key: str, *, intervals: bool) -> Report:
     notes = tuple(
         f"{name}: no cover. It needs the first {depth} proponents of every query (examples / classes), and "
         f"one has only {shallowest} stored. Score again with {flag('top_k')} {depth}."
-        for name, (_, cover, depth, shallowest) in sorted(measured.items())
+        for name, (_, _, cover, depth, shallowest) in sorted(measured.items())
         if cover is None
     )
     if intervals:
         return replace(_fetch(store, "class_intervals", {"key": key}), notes=notes)
     plain = _methods(store)
-    rows = [(*row, *measured.get(row[0], (None, None))[:2]) for row in plain.rows]
-    return Report((*plain.columns, "accuracy", "cover"), rows, plain.notes + notes)
+    rows = [(*row, *measured.get(row[0], (0, None, None))[:3]) for row in plain.rows]
+    return Report((*plain.columns, "class_queries", "accuracy", "cover"), rows, plain.notes + notes)
 
 
 def _require_key(store: Store, key: str, *, examples: bool) -> None:

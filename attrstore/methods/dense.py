@@ -22,7 +22,7 @@ NORMS = {"cosine": "vector", "dot": "none"}  # similarity that the model was tra
 class DenseOptions(Options):
     """Over which encoder, and how long its vectors are taken to be."""
 
-    encoder: str | None = left_open(Parts, "encoder", "the newest")
+    encoder: str | None = left_open(Parts, "encoder", "of one model's, the first made")
     norm: str | None = left_open(Parts, "norm", "as the model was trained")
     device: str = option("auto", "auto, cpu or cuda.")
 

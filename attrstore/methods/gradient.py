@@ -43,7 +43,7 @@ GRADIENT_METHODS = (
         "cosine-block",
         f"{TRACKSTAR}, varied",
         "one scan",
-        "Recommended: unit length in each block, without curvature.",
+        "Recommended at the default half-bit codes: no curvature, unit length in each block.",
     ),
     _method(
         "trak",
@@ -61,6 +61,6 @@ GRADIENT_METHODS = (
         "trackstar-block",
         f"{TRACKSTAR}, varied",
         "two scans",
-        "TrackStar with unit length in each block: to see what curvature changes.",
+        "The same with curvature. At half-bit codes: the same MRR within the intervals, a lower tail-patch.",
     ),
 )

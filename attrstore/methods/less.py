@@ -27,7 +27,7 @@ class LessOptions(Parts):
     """The examples' encoder and the queries'."""
 
     query_encoder: str | None = option(
-        None, "The encoder without correction.", unset="the newest that projects as the examples' does"
+        None, "The encoder without correction.", unset="the first that projects as the examples' does"
     )
 
 
@@ -39,21 +39,26 @@ def rank_less(store: Store, request: Request) -> Ranking:
     """
     options = request.options_as(LessOptions)
     device = choose_device(options.device)
-    encoder = encoders.choose(store, "gradient", options.encoder)
+    encoder = encoders.choose(store, "gradient", options.encoder, fits=_corrected)
     unscaled = plain(store, encoder, options.query_encoder)
     stored.refuse_missing(store, encoder)
+    stored.refuse_missing_queries(store, unscaled)
     query_ids, phi = stored.query_vectors(store, unscaled)
     ranking = linear_map.rank_vectors(store, encoder, options, query_ids, phi.to(device), request)
     return replace(ranking, spec={**ranking.spec, "query_encoder": unscaled.encoder_id})
 
 
+def _corrected(encoder: Encoder) -> bool:
+    return encoder.spec["correction"] != "none" and encoder.spec["kronecker"] is None
+
+
 def plain(store: Store, encoder: Encoder, wanted: str | None = None) -> Encoder:
-    """Return the uncorrected encoder that projects as `encoder` does: the one asked for, or the newest.
+    """Return the uncorrected encoder that projects as `encoder` does: the one asked for, or the first that was made.
 
     Raises `InputError` where there is none, `MismatchError` where the one asked for projects otherwise.
     """
     how = "attrstore ingest gradients, once with --optimizer-state FILE and once without, never with --kronecker"
-    if encoder.spec["correction"] == "none" or encoder.spec["kronecker"] is not None:
+    if not _corrected(encoder):
         raise InputError(
             f"{flag('encoder')} {encoder.name}: less wants the examples' gradients corrected by the optimizer's state, "
             f"without Kronecker whitening. Make both sides: {how}."
@@ -69,7 +74,7 @@ def plain(store: Store, encoder: Encoder, wanted: str | None = None) -> Encoder:
             raise InputError(
                 f"{store.path}: no uncorrected encoder projects as {encoder.name} does. Make one: {how}."
             )
-        return fitting[-1]
+        return fitting[0]
     asked = encoders.choose(store, "gradient", wanted)
     if asked not in fitting:
         keys = ("correction", *SAME_PROJECTION)

@@ -38,11 +38,12 @@ TINY = 1e-30
 
 
 def rank(kind: str, store: Store, request: Request) -> Ranking:
-    """Rank by the request's `Parts`, over the encoder that they name or the newest of the kind."""
+    """Rank by the request's `Parts`, over the encoder that they name or the first of the kind."""
     parts = request.options_as(Parts)
     device = choose_device(parts.device)
     encoder = encoders.choose(store, kind, parts.encoder)
     query_ids, vectors = stored.query_vectors(store, encoder)
+    stored.refuse_missing_queries(store, encoder)
     stored.refuse_missing(store, encoder)
     return rank_vectors(store, encoder, parts, query_ids, vectors.to(device), request)
 

@@ -26,7 +26,9 @@ class Parts(Options):
     # of attrstore.vectors.solvers: H^{-1} on the queries instead of R^{-1/2} on both sides
     solver: str | None = None
     iterations: int | None = option(None, "Of the solver.", least=1)
-    encoder: str | None = option(None, "Name or start of the id of the encoder.", unset="the newest")
+    encoder: str | None = option(
+        None, "Name or start of the id of the encoder.", unset="of one model's, the first made"
+    )
     device: str = option("auto", "auto, cpu or cuda.")
 
     def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""RepSim: similarity of hidden states, the simple method that beats influence functions in its paper."""
+"""RepSim: similarity of hidden states."""
 
 from functools import partial
 

@@ -57,6 +57,7 @@ def rank_tracincp(store: Store, request: Request) -> Ranking:
     for name, weight in zip(names, weights, strict=True):
         encoder = encoders.choose(store, "gradient", name)
         stored.refuse_missing(store, encoder)
+        stored.refuse_missing_queries(store, encoder)
         ids, phi = stored.query_vectors(store, encoder)
         if members and ids != query_ids:
             raise InputError(

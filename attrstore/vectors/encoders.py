@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from attrstore.errors import InputError, MismatchError, flag
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from attrstore.store import Store
 
@@ -127,15 +127,34 @@ def load_all(store: Store, kind: str | None = None) -> list[Encoder]:
     return encoders
 
 
-def choose(store: Store, kind: str, wanted: str | None = None) -> Encoder:
-    """Return the encoder called `wanted` (its name or the start of its id), or the newest of its kind."""
-    encoders = load_all(store, kind)
+def choose(
+    store: Store,
+    kind: str,
+    wanted: str | None = None,
+    *,
+    model: str | None = None,
+    fits: Callable[[Encoder], bool] = lambda encoder: True,
+) -> Encoder:
+    """Return the encoder called `wanted` (its name or the start of its id), or the first that was made of its kind.
+
+    The first, because a later ingest should not change what a command means.
+
+    Args:
+        model: fingerprint of the model, where it is known which one is meant.
+        fits: what is wanted where none is named; only those that fit are chosen from, if any does.
+
+    Raises `InputError` where there is none, where the name is not clear, or where encoders of several models leave
+    open which one is meant.
+    """
+    encoders = [e for e in load_all(store, kind) if model is None or e.model_fingerprint == model]
     if not encoders:
         raise InputError(
             f"{store.path}: no {kind} encodings yet. Make them: {COMMANDS[kind]} {store.path} --model PATH"
         )
     if wanted is None:
-        return encoders[-1]
+        fitting = [encoder for encoder in encoders if fits(encoder)] or encoders
+        _refuse_several_models(store, fitting)
+        return fitting[0]
     matches = [e for e in encoders if e.name == wanted or e.encoder_id.startswith(wanted)]
     if len(matches) != 1:
         known = ", ".join(f"{e.name} ({e.encoder_id[:6]})" for e in encoders)
@@ -144,3 +163,14 @@ def choose(store: Store, kind: str, wanted: str | None = None) -> Encoder:
             f"{flag('encoder')} {wanted}: {problem} {kind} encoder of that name; there are: {known}"
         )
     return matches[0]
+
+
+def _refuse_several_models(store: Store, encoders: Sequence[Encoder]) -> None:
+    """Refuse to guess whose encodings are meant."""
+    if len({encoder.model_fingerprint for encoder in encoders}) < 2:
+        return
+    paths = dict(store.rows("SELECT fingerprint, path FROM models"))
+    there = "".join(f"\n  {e.name}: {paths.get(e.model_fingerprint, e.model_fingerprint)}" for e in encoders)
+    raise InputError(
+        f"{store.path}: which model? It has {encoders[0].kind} encodings of several. Give --encoder NAME, one of{there}"
+    )

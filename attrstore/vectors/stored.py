@@ -42,6 +42,18 @@ def refuse_missing(store: Store, encoder: Encoder) -> None:
         )
 
 
+def refuse_missing_queries(store: Store, encoder: Encoder) -> None:
+    """Refuse to rank while queries have not been looked at by the encoder: they would drop out of every mean."""
+    ((missing, total),) = store.named(
+        "scoring", "queries_not_encoded", {"encoder": encoder.encoder_id}
+    ).fetchall()
+    if missing:
+        raise InputError(
+            f"{store.path}: {missing:,} of {total:,} queries are not encoded under {encoder.name}. "
+            f"Run the same {COMMANDS[encoder.kind]} command again: it encodes what is missing."
+        )
+
+
 def corpus_rows(store: Store, encoder: Encoder, device: torch.device) -> Iterator[Tensor]:
     """Yield the encodings [n, D] that stand for the corpus: all, or a fixed sample of a large one."""
     from attrstore.vectors import codes, low_rank, scan

@@ -74,11 +74,11 @@ def _intervals(snapshot: Snapshot, pair: Pair) -> tuple[dict[tuple[str, str], In
     quick = totals[1] * len(pair.every) * 1000 <= DRAWN
 
     def make(store: Store) -> dict[tuple[str, str], Interval]:
-        if quick:
-            return {(r[0], r[3]): r[4:7] for r in store.named("report", "intervals").fetchall()}
-        cursor = store.named("report", "methods")
+        cursor = store.named("report", "intervals" if quick else "methods")
         columns = [column[0] for column in cursor.description or ()]
         rows = [dict(zip(columns, row, strict=True)) for row in cursor.fetchall()]
+        if quick:
+            return {(r["name"], r["metric"]): (r["mean"], r["low"], r["high"]) for r in rows}
         return {(r["name"], m): (r[m], None, None) for r in rows for m in METRICS if r[m] is not None}
 
     return snapshot.once("intervals", make), quick

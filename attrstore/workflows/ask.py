@@ -17,24 +17,48 @@ if TYPE_CHECKING:
 
     import pyarrow
 
+    from attrstore.ingest.model.continuation import Said
     from attrstore.store import Store
 
 Row = tuple[int, str, float, str]  # rank, example, score, text
 
 
+FAR = 10  # times as probable: then the other spacing of the target is worth a word
+
+
 @dataclass(frozen=True)
 class Answer:
-    """What made the model say it, and what states it."""
+    """What the model says, what makes the target more likely, and what states it."""
 
     probability: float  # of the target after the prompt
+    said: Said  # what the model says there
+    respaced: (
+        tuple[str, float] | None
+    )  # the target with, or without, a leading space, if that is far more probable
+    encoder: str
+    model: str  # its folder
     influence: list[Row]
     retrieval: list[Row]
 
+    @property
+    def says_it(self) -> bool:
+        """Whether the target is what the model says."""
+        return self.said.is_target
+
+    @property
+    def influence_is(self) -> str:
+        """What the influential examples are: they made the model say the target only where it says it."""
+        return "what made the model say it" if self.says_it else "what makes the target more likely"
+
     def _repr_html_(self) -> str:
         columns = ("rank", "example", "score", "text")
+        about = (
+            f"Probability of the target: {self.probability:.3g}; model {self.model}, encoder {self.encoder}",
+            f"The model says {self.said.text!r}: P = {self.said.probability:.3g}",
+        )
         return (
-            f"<p>Probability of the target: {self.probability:.3g}</p>"
-            + html.table(columns, self.influence, "Influence: what made the model say it")
+            html.lines(about)
+            + html.table(columns, self.influence, f"Influence: {self.influence_is}")
             + html.table(columns, self.retrieval, "Retrieval: what states it")
         )
 
@@ -47,6 +71,7 @@ def ask(
     top: int = 5,
     method: str = "cosine-block",
     model: str | Path | None = None,
+    encoder: str | None = None,
     where: str | None = None,
     device: str = "auto",
 ) -> Answer:
@@ -57,28 +82,42 @@ def ask(
         top: examples of each kind.
         method: a gradient method.
         model: the model's folder; where ingest saw it, if not given.
+        encoder: name or start of the id; of one model's, the first that was made if not given.
         where: an SQL predicate over `examples`.
 
-    Raises `InputError` when there are no gradient encodings, or the target has no tokens.
+    Raises `InputError` when there are no gradient encodings, some examples have none yet, the store has encodings of
+    several models and no encoder is named, or the target has no tokens.
     """
     from attrstore.ingest.encode import gradients
     from attrstore.ingest.model import sequences
+    from attrstore.ingest.model.continuation import continuation, probability
     from attrstore.methods import gradient, inverse, linear_map
+    from attrstore.vectors import stored
 
     parts = {**gradient.PARTS, **inverse.PARTS}
     if method not in parts:
         raise InputError(f"{flag('method')} {method}: not a gradient method; there are {', '.join(parts)}")
-    encoder = encoders.choose(store, "gradient")
-    loaded, encode = gradients.reopen(store, encoder, model=model, device=device)
+    chosen = encoders.choose(store, "gradient", encoder)
+    loaded, encode = gradients.reopen(store, chosen, model=model, device=device)
     (item,) = sequences.queries([(0, prompt, target)], loaded.tokenizer, loaded.context)
     if not item.windows:
         raise InputError(f"TARGET {target!r}: {item.status.removeprefix('skipped: ')}")
     (batch,) = sequences.batches([item], loaded.context)
     vector, loss = encode.encode_queries(batch)
     with scoring.selected(store, where):
-        ranking = linear_map.rank_vectors(store, encoder, parts[method], [0], vector, Request(top))
+        stored.refuse_missing(store, chosen)
+        ranking = linear_map.rank_vectors(store, chosen, parts[method], [0], vector, Request(top))
+    chance = math.exp(-float(loss[0]))
+    other = target[1:] if target.startswith(" ") else f" {target}"
+    other_chance = probability(loaded, prompt, other)
     return Answer(
-        math.exp(-float(loss[0])), _rows(store, ranking.pairs, top), _retrieved(store, prompt + target, top)
+        probability=chance,
+        said=continuation(loaded, item),
+        respaced=(other, other_chance) if other_chance >= FAR * chance else None,
+        encoder=chosen.name,
+        model=loaded.path,
+        influence=_rows(store, ranking.pairs, top),
+        retrieval=_retrieved(store, prompt + target, top),
     )
 
 

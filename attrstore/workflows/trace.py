@@ -6,7 +6,8 @@ the target's log-probability by one training step on each of the ten strongest p
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,6 +40,7 @@ class Trace:
 
     table: Report  # one row a method; each metric beside the low and high end of its 95% interval
     left_out: dict[str, str]  # what could not be done, a method or tail-patch: what it needs
+    refreshed: dict[str, str] = field(default_factory=dict)  # scored again: what had changed since
 
     def _repr_html_(self) -> str:
         return self.table._repr_html_() + html.table(("left out", "needs"), self.left_out.items())
@@ -71,14 +73,14 @@ def trace(
 ) -> Trace:
     """Score by each method whose encodings are there, measure the proponents, and return the table.
 
-    A scoring called like its method stays, and so does every measured pair: the same call goes on where one was
-    stopped.
+    A scoring called like its method stays unless it is stale, and so does every measured pair: the same call goes on
+    where one was stopped. A stale one is scored again with the options that it was made with.
 
     Args:
         methods: names; all there are, if none is given.
         queries: tail-patch is over the first so many, by query_id; MRR and hit@10 are over all.
         mirrored: run that method for the first so many queries, each with a pass over the corpus.
-        model: folder of the model to explain; that of the newest encodings, if not given.
+        model: folder of the model to explain; the only one that the store has encodings of, if not given.
         optimizer_state: of the Adam-scaled step; `optimizer.pt` in the model's folder, if it is there. Without one
             the step is a plain gradient's.
         tail_patch: measure the proponents; pairs that are measured already count in any case.
@@ -87,7 +89,7 @@ def trace(
         progress: called with what is being done, how much of it is done, and how much there is.
 
     Raises:
-        InputError: no such method, an option is wrong, or no method can be run.
+        InputError: no such method, an option is wrong, several models and none named, or no method can be run.
     """
     for option, number, least in ((flag("queries"), queries, 1), (flag("mirrored"), mirrored, 0)):
         if number < least:
@@ -95,9 +97,13 @@ def trace(
     chosen = [find(name) for name in methods] or list(every_method().values())
     subject = _subject(store, model, optimizer_state, device, mirrored)
     left_out: dict[str, str] = {}
+    refreshed: dict[str, str] = {}
     for method in chosen:
+        changed = None if replace else _what_changed(store, method)
         try:
-            _score(store, method, subject, replace, partial(progress, f"score {method.name}"))
+            _score(store, method, subject, replace, changed, partial(progress, f"score {method.name}"))
+            if changed is not None:
+                refreshed[method.name] = changed
         except InputError as error:
             left_out[method.name] = _without_path(store, error)
     traced = [method.name for method in chosen if method.name not in left_out]
@@ -109,7 +115,7 @@ def trace(
             _tail_patch(store, subject, queries, traced, partial(progress, "tail-patch"))
         except InputError as error:
             left_out["tail-patch"] = _without_path(store, error)
-    return Trace(_table(store, traced), left_out)
+    return Trace(_table(store, traced), left_out, refreshed)
 
 
 def _without_path(store: Store, error: InputError) -> str:
@@ -127,17 +133,35 @@ def _subject(
     else:
         known = encoders.load_all(store, "gradient") or encoders.load_all(store, "representation")
         if known:
-            fingerprint = known[-1].model_fingerprint
-            model = store.value("SELECT path FROM models WHERE fingerprint = $id", {"id": fingerprint})
+            fingerprint = known[0].model_fingerprint
+            paths = dict(store.rows("SELECT fingerprint, path FROM models"))
+            if len({encoder.model_fingerprint for encoder in known}) > 1:
+                there = ", ".join(sorted({paths[encoder.model_fingerprint] for encoder in known}))
+                raise InputError(f"{store.path}: which model? Give --model PATH. It has encodings of {there}")
+            model = paths[fingerprint]
     folder = None if model is None else Path(model)
     return Subject(fingerprint, folder, None if state is None else Path(state), device, mirrored)
 
 
-def _score(store: Store, method: Method, subject: Subject, replace: bool, progress: Progress) -> None:
-    """Score under the method's name, unless that is done."""
+def _what_changed(store: Store, method: Method) -> str | None:
+    """Say why the scoring of the method's name is stale; None where it is not, or is not there."""
+    query = "SELECT reasons FROM scoring_status WHERE name = $name AND method = $name AND stale"
+    reasons: str | None = store.value(query, {"name": method.name})
+    return reasons
+
+
+def _score(
+    store: Store, method: Method, subject: Subject, replace: bool, changed: str | None, progress: Progress
+) -> None:
+    """Score under the method's name, unless that is done and nothing has changed since."""
     known = store.value("SELECT method FROM scorings WHERE name = $name", {"name": method.name})
-    if known == method.name and not replace:
+    if known == method.name and not replace and changed is None:
         return
+    if changed is not None:
+        before = store.named("trace", "made_with", {"name": method.name}).fetchall()
+        if before:
+            score(store, progress=progress, **json.loads(before[0][0]))
+            return
     if known not in (None, method.name):
         raise InputError(
             f"the scoring of this name is one of {known}. Score that again under another {flag('name')}."
@@ -157,7 +181,8 @@ def _options(store: Store, method: Method, subject: Subject) -> dict[str, Any]:
         current_index(store)
         return {}
     if reads.kind != "gradient":
-        return {"encoder": encoders.choose(store, reads.kind).encoder_id}
+        model = subject.fingerprint if reads.kind == "representation" else None
+        return {"encoder": encoders.choose(store, reads.kind, model=model).encoder_id}
     if reads.several:
         return {"encoders": [encoder.encoder_id for encoder in _checkpoints(store, subject)]}
     encoder = _gradients(store, subject, corrected=reads.correction != "plain")
@@ -178,8 +203,9 @@ def _of_model(subject: Subject) -> dict[str, Any]:
 
 
 def _gradients(store: Store, subject: Subject, *, corrected: bool) -> Encoder:
-    """Return the newest gradient encoder of the model with (or without) the optimizer's correction, or else any."""
-    encoders.choose(store, "gradient")  # says how to make one
+    """Return the first gradient encoder of the model with (or without) the optimizer's correction, or else any."""
+    if not encoders.load_all(store, "gradient"):
+        encoders.choose(store, "gradient")  # says how to make one
     own = [e for e in encoders.load_all(store, "gradient") if e.model_fingerprint == subject.fingerprint]
     if not own:
         raise InputError(
@@ -187,7 +213,7 @@ def _gradients(store: Store, subject: Subject, *, corrected: bool) -> Encoder:
             f"--model {subject.folder}"
         )
     fitting = [e for e in own if _is_plain(e) != corrected and not e.spec.get("kronecker")]
-    return (fitting or own)[-1]
+    return (fitting or own)[0]
 
 
 def _is_plain(encoder: Encoder) -> bool:
@@ -195,7 +221,7 @@ def _is_plain(encoder: Encoder) -> bool:
 
 
 def _checkpoints(store: Store, subject: Subject) -> list[Encoder]:
-    """Return the plain encoders, one a model, that differ from the newest of this model in the model alone."""
+    """Return the plain encoders, one a model, that differ from the first of this model in the model alone."""
     own = _gradients(store, subject, corrected=False)
 
     def recipe(encoder: Encoder) -> dict[str, Any]:

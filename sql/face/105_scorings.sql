@@ -182,7 +182,7 @@ decided AS (
 )
 SELECT
     decided.family, decided.name, decided.reason, method, encoder, model, queries, of_queries, examples, of_examples,
-    partial, stale, reasons
+    partial, stale, reasons, model_fingerprint
 FROM decided
 LEFT JOIN scoring_status ON scoring_status.name = decided.name
 ORDER BY decided.family;

@@ -150,11 +150,91 @@ CREATE OR REPLACE VIEW agreement AS
 SELECT query, scoring, other_scoring, overlap AS overlap_at_10, in_common, rank_correlation, basis
 FROM agreement_at(10);
 
+-- Below so many queries no mean of tail-patch is given.
+CREATE OR REPLACE VIEW tail_patch_minimum AS SELECT 10 AS queries;
+
+-- Which measurements count for a scoring: those of its own model; for a retrieval and an imported scoring, which are
+-- of none, those of the only model that was measured, or else of the chosen influence scoring's. Of the model's
+-- settings (optimizer, learning rate) it is the one that measured most pairs. No row where there are none.
+CREATE OR REPLACE VIEW tail_patch_settings AS
+WITH settings AS (
+    SELECT model_fingerprint, optimizer, learning_rate
+    FROM tail_patches
+    GROUP BY model_fingerprint, optimizer, learning_rate
+    QUALIFY row_number() OVER (
+        PARTITION BY model_fingerprint ORDER BY count(*) DESC, optimizer, learning_rate
+    ) = 1
+),
+of_store AS (
+    SELECT coalesce(
+        (SELECT max(model_fingerprint) FROM settings HAVING count(*) = 1),
+        (SELECT model_fingerprint FROM chosen_scorings WHERE family = 'influence')
+    ) AS fingerprint
+)
+SELECT
+    scoring_status.scoring_id, scoring_status.name, scoring_status.partial,
+    models.path AS model, settings.optimizer, settings.learning_rate, settings.model_fingerprint
+FROM scoring_status
+CROSS JOIN of_store
+JOIN settings
+    ON settings.model_fingerprint = CASE
+        WHEN scoring_status.family = 'influence' AND scoring_status.model_fingerprint IS NOT NULL
+            THEN scoring_status.model_fingerprint
+        ELSE of_store.fingerprint
+    END
+LEFT JOIN models ON models.fingerprint = settings.model_fingerprint;
+
+-- Tail-patch of one query: the mean over its ten strongest proponents, over all of them if a retrieval found fewer.
+-- No row unless each of them was measured under the scoring's setting, and none where there are no proponents: no
+-- step was taken, so there is nothing to average.
+--   shared  whether a mean is over this query. Means stand beside each other, so they are over the queries that
+--           every scoring of the setting has that ranks all queries and reaches the minimum.
+CREATE OR REPLACE VIEW tail_patch_query AS
+WITH moved AS (
+    SELECT
+        scores.scoring_id, scores.query_id,
+        avg(tail_patches.delta_logprob) AS delta_logprob, avg(tail_patches.delta_prob) AS delta_prob,
+        count(DISTINCT scores.example_id) = count(DISTINCT scores.example_id)
+            FILTER (tail_patches.delta_logprob IS NOT NULL) AS whole
+    FROM scores
+    JOIN tail_patch_settings ON tail_patch_settings.scoring_id = scores.scoring_id
+    LEFT JOIN tail_patches
+        ON tail_patches.query_id = scores.query_id AND tail_patches.example_id = scores.example_id
+        AND tail_patches.model_fingerprint = tail_patch_settings.model_fingerprint
+        AND tail_patches.optimizer = tail_patch_settings.optimizer
+        AND tail_patches.learning_rate = tail_patch_settings.learning_rate
+    WHERE scores.rank BETWEEN 1 AND 10
+    GROUP BY scores.scoring_id, scores.query_id
+),
+measured AS (
+    SELECT
+        moved.scoring_id, moved.query_id, moved.delta_logprob, moved.delta_prob,
+        tail_patch_settings.model, tail_patch_settings.optimizer, tail_patch_settings.learning_rate,
+        tail_patch_settings.model_fingerprint,
+        NOT tail_patch_settings.partial
+            AND count(*) OVER (PARTITION BY moved.scoring_id) >= (SELECT queries FROM tail_patch_minimum) AS counts
+    FROM moved
+    JOIN tail_patch_settings ON tail_patch_settings.scoring_id = moved.scoring_id
+    WHERE moved.whole
+),
+compared AS (
+    SELECT model_fingerprint, count(DISTINCT scoring_id) AS n FROM measured WHERE counts GROUP BY model_fingerprint
+),
+common AS (
+    SELECT model_fingerprint, query_id, count(*) AS n FROM measured WHERE counts GROUP BY model_fingerprint, query_id
+)
+SELECT
+    measured.scoring_id, measured.query_id, measured.delta_logprob, measured.delta_prob,
+    measured.model, measured.optimizer, measured.learning_rate,
+    compared.n IS NULL OR coalesce(common.n = compared.n, false) AS shared
+FROM measured
+LEFT JOIN compared ON compared.model_fingerprint = measured.model_fingerprint
+LEFT JOIN common
+    ON common.model_fingerprint = measured.model_fingerprint AND common.query_id = measured.query_id;
+
 -- One row per scoring and query that it ranked: the metrics before they are averaged. NULL where the query has
 -- no labelled example, 0 where the scoring found none of them, as for a query for which it found nothing at all.
--- Tail-patch is the mean over the query's ten strongest proponents, over all of them if a retrieval found fewer.
--- It is NULL unless each of them was measured, under the one setting (model, optimizer, learning rate) that
--- measured most pairs, and NULL where there are none: no step was taken, so there is nothing to average.
+-- `encoder` and `model` are the scoring's; for tail-patch and the model that was measured see `tail_patch_query`.
 CREATE OR REPLACE VIEW query_report AS
 WITH relevant AS (
     SELECT query_id, example_id FROM pair_labels WHERE label > 0
@@ -162,84 +242,83 @@ WITH relevant AS (
 labelled AS (
     SELECT query_id, count(*) AS n_labelled FROM relevant GROUP BY query_id
 ),
-setting AS (
-    SELECT model_fingerprint, optimizer, learning_rate
-    FROM tail_patches
-    GROUP BY model_fingerprint, optimizer, learning_rate
-    ORDER BY count(*) DESC, model_fingerprint, optimizer, learning_rate
-    LIMIT 1
-),
-patches AS (
-    SELECT query_id, example_id, avg(delta_logprob) AS delta_logprob, avg(delta_prob) AS delta_prob
-    FROM tail_patches
-    SEMI JOIN setting USING (model_fingerprint, optimizer, learning_rate)
-    GROUP BY query_id, example_id
-),
 found AS (
     SELECT scores.scoring_id, scores.query_id, list(position_of(scores.rank, scorings.n_examples)) AS ranks
     FROM scores
     JOIN relevant USING (query_id, example_id)
     JOIN scorings USING (scoring_id)
     GROUP BY scores.scoring_id, scores.query_id
-),
-top_ten AS (
-    SELECT
-        scores.scoring_id, scores.query_id,
-        avg(patches.delta_logprob) AS delta_logprob, avg(patches.delta_prob) AS delta_prob
-    FROM scores
-    LEFT JOIN patches USING (query_id, example_id)
-    WHERE scores.rank BETWEEN 1 AND 10
-    GROUP BY scores.scoring_id, scores.query_id
-    HAVING count(*) = count(patches.delta_logprob)
 )
 SELECT
-    scorings.name, scorings.method, scorings.family, queries.external_id AS query,
+    scoring_status.name, scoring_status.method, scoring_status.family, scoring_status.encoder, scoring_status.model,
+    queries.external_id AS query,
     coalesce(labelled.n_labelled, 0) AS labelled,
     CASE WHEN labelled.n_labelled > 0 THEN reciprocal_rank(found.ranks) END AS reciprocal_rank,
     CASE WHEN labelled.n_labelled > 0 THEN hit_at(found.ranks, 10) END AS hit_at_10,
     recall_at(found.ranks, labelled.n_labelled, 10) AS recall_at_10,
     CASE WHEN labelled.n_labelled > 0 THEN precision_at(found.ranks, 1) END AS precision_at_1,
     average_precision(found.ranks, labelled.n_labelled) AS average_precision,
-    top_ten.delta_logprob AS tail_patch_logprob, top_ten.delta_prob AS tail_patch_prob,
+    moved.delta_logprob AS tail_patch_logprob, moved.delta_prob AS tail_patch_prob, moved.shared AS tail_patch_shared,
+    moved.model AS tail_patch_model, moved.optimizer AS tail_patch_optimizer,
+    moved.learning_rate AS tail_patch_learning_rate,
     queries.metadata AS query_metadata
 FROM scoring_queries
-JOIN scorings USING (scoring_id)
-JOIN queries USING (query_id)
-LEFT JOIN labelled USING (query_id)
-LEFT JOIN found USING (scoring_id, query_id)
-LEFT JOIN top_ten USING (scoring_id, query_id);
+JOIN scoring_status ON scoring_status.scoring_id = scoring_queries.scoring_id
+JOIN queries ON queries.query_id = scoring_queries.query_id
+LEFT JOIN labelled ON labelled.query_id = scoring_queries.query_id
+LEFT JOIN found ON found.scoring_id = scoring_queries.scoring_id AND found.query_id = scoring_queries.query_id
+LEFT JOIN tail_patch_query AS moved
+    ON moved.scoring_id = scoring_queries.scoring_id AND moved.query_id = scoring_queries.query_id;
 
--- One row per scoring. `queries` is how many it ranked; the metrics are means over those of them that have a
--- labelled example, tail-patch over those of them that were measured; NULL where there are none. favg is avg with
+-- Means over queries, for each scoring and value (of what is grouped by; NULL if by nothing). favg is avg with
 -- compensated summation: threads add in any order, and the last digit should not depend on it.
-CREATE OR REPLACE VIEW method_report AS
+CREATE OR REPLACE MACRO report_means(metadata_key) AS TABLE
 SELECT
-    scorings.name, scorings.method, scorings.family,
-    count(query_report.query) AS queries,
-    favg(query_report.reciprocal_rank) AS mrr,
-    favg(query_report.hit_at_10) AS hit_at_10,
-    favg(query_report.recall_at_10) AS recall_at_10,
-    favg(query_report.precision_at_1) AS precision_at_1,
-    favg(query_report.average_precision) AS map,
-    favg(query_report.tail_patch_logprob) AS tail_patch_logprob,
-    favg(query_report.tail_patch_prob) AS tail_patch_prob
-FROM scorings
-LEFT JOIN query_report USING (name)
-GROUP BY scorings.name, scorings.method, scorings.family
-ORDER BY scorings.family, mrr DESC NULLS LAST, scorings.name;
-
--- The same for each value of one key of the queries' metadata: FROM report_by('relation')
-CREATE OR REPLACE MACRO report_by(metadata_key) AS TABLE
-SELECT
-    name, method, family, query_metadata ->> metadata_key AS value,
+    name, query_metadata ->> metadata_key AS value,
     count(*) AS queries,
+    count(reciprocal_rank) AS labelled_queries,
     favg(reciprocal_rank) AS mrr,
     favg(hit_at_10) AS hit_at_10,
     favg(recall_at_10) AS recall_at_10,
     favg(precision_at_1) AS precision_at_1,
     favg(average_precision) AS map,
-    favg(tail_patch_logprob) AS tail_patch_logprob,
-    favg(tail_patch_prob) AS tail_patch_prob
+    count(*) FILTER (tail_patch_shared) AS tail_patch_queries,
+    CASE WHEN count(*) FILTER (tail_patch_shared) >= (SELECT queries FROM tail_patch_minimum)
+        THEN favg(tail_patch_logprob) FILTER (tail_patch_shared) END AS tail_patch_logprob,
+    CASE WHEN count(*) FILTER (tail_patch_shared) >= (SELECT queries FROM tail_patch_minimum)
+        THEN favg(tail_patch_prob) FILTER (tail_patch_shared) END AS tail_patch_prob,
+    count(tail_patch_logprob) AS tail_patch_measured,
+    max(tail_patch_model) AS tail_patch_model, max(tail_patch_optimizer) AS tail_patch_optimizer,
+    max(tail_patch_learning_rate) AS tail_patch_learning_rate
 FROM query_report
-GROUP BY name, method, family, value
-ORDER BY value NULLS LAST, family, mrr DESC NULLS LAST, name;
+GROUP BY name, value;
+
+-- One row per scoring. `queries` is how many it ranked; the metrics are means over the `labelled_queries` of them that
+-- have a labelled example; NULL where there are none. Tail-patch is over `tail_patch_queries`, the same for all
+-- scorings that rank all queries (see `tail_patch_query`), of the `tail_patch_measured` that this one has; NULL below
+-- the minimum. encoder, model: of the scoring. partial, stale: see `scoring_status`.
+CREATE OR REPLACE VIEW method_report AS
+SELECT
+    scoring_status.name, scoring_status.method, scoring_status.family, scoring_status.encoder, scoring_status.model,
+    coalesce(means.queries, 0) AS queries, coalesce(means.labelled_queries, 0) AS labelled_queries,
+    mrr, hit_at_10, recall_at_10, precision_at_1, map,
+    coalesce(tail_patch_queries, 0) AS tail_patch_queries, tail_patch_logprob, tail_patch_prob,
+    coalesce(tail_patch_measured, 0) AS tail_patch_measured,
+    tail_patch_model, tail_patch_optimizer, tail_patch_learning_rate,
+    scoring_status.partial, scoring_status.stale
+FROM scoring_status
+LEFT JOIN report_means(NULL) AS means ON means.name = scoring_status.name
+ORDER BY scoring_status.family, mrr DESC NULLS LAST, scoring_status.name;
+
+-- The same for each value of one key of the queries' metadata: FROM report_by('relation')
+CREATE OR REPLACE MACRO report_by(metadata_key) AS TABLE
+SELECT
+    scoring_status.name, scoring_status.method, scoring_status.family, scoring_status.encoder, scoring_status.model,
+    means.value, means.queries, means.labelled_queries,
+    mrr, hit_at_10, recall_at_10, precision_at_1, map,
+    tail_patch_queries, tail_patch_logprob, tail_patch_prob, tail_patch_measured,
+    tail_patch_model, tail_patch_optimizer, tail_patch_learning_rate,
+    scoring_status.partial, scoring_status.stale
+FROM report_means(metadata_key) AS means
+JOIN scoring_status ON scoring_status.name = means.name
+ORDER BY means.value NULLS LAST, scoring_status.family, mrr DESC NULLS LAST, scoring_status.name;

@@ -15,8 +15,8 @@ CREATE OR REPLACE MACRO drawn(resamples) AS TABLE
 SELECT range AS resample, external_id AS query, times_drawn(range, external_id)::DOUBLE AS w
 FROM range(resamples), queries;
 
--- The means of method_report, each with the central 95% of its values over resamples of the queries, to nine
--- places: threads add in any order, and the same store should give the same interval.
+-- The means of method_report, each with the `queries` that it is over and the central 95% of its values over resamples
+-- of them, and the model that it is of (tail-patch: which was measured, in what setting), to nine places: threads add in any order, and the same store should give the same interval.
 --   FROM report_intervals() WHERE metric = 'mrr'
 CREATE OR REPLACE MACRO report_intervals(resamples := 1000) AS TABLE
 WITH means AS (
@@ -27,8 +27,10 @@ WITH means AS (
         sum(w * recall_at_10) / nullif(sum(w) FILTER (labelled > 0), 0) AS recall_at_10,
         sum(w * precision_at_1) / nullif(sum(w) FILTER (labelled > 0), 0) AS precision_at_1,
         sum(w * average_precision) / nullif(sum(w) FILTER (labelled > 0), 0) AS map,
-        sum(w * tail_patch_logprob) / nullif(sum(w) FILTER (tail_patch_logprob IS NOT NULL), 0) AS tail_patch_logprob,
-        sum(w * tail_patch_prob) / nullif(sum(w) FILTER (tail_patch_prob IS NOT NULL), 0) AS tail_patch_prob
+        sum(w * tail_patch_logprob) FILTER (tail_patch_shared)
+            / nullif(sum(w) FILTER (tail_patch_shared), 0) AS tail_patch_logprob,
+        sum(w * tail_patch_prob) FILTER (tail_patch_shared)
+            / nullif(sum(w) FILTER (tail_patch_shared), 0) AS tail_patch_prob
     FROM query_report
     JOIN drawn(resamples) USING (query)
     GROUP BY name, resample
@@ -45,7 +47,12 @@ measured AS (
     ON mrr, hit_at_10, recall_at_10, precision_at_1, map, tail_patch_logprob, tail_patch_prob
     INTO NAME metric VALUE mean
 )
-SELECT name, method, family, metric, mean, round(bound[1], 9) AS low, round(bound[2], 9) AS high
+SELECT
+    name, method, family, encoder,
+    CASE WHEN starts_with(metric, 'tail_patch') THEN tail_patch_model ELSE model END AS model,
+    CASE WHEN starts_with(metric, 'tail_patch') THEN tail_patch_optimizer || ', ' || tail_patch_learning_rate END AS setting,
+    metric, CASE WHEN starts_with(metric, 'tail_patch') THEN tail_patch_queries ELSE labelled_queries END AS queries,
+    mean, round(bound[1], 9) AS low, round(bound[2], 9) AS high
 FROM measured
 JOIN bounds USING (name, metric)
 ORDER BY metric = 'mrr' DESC, metric, family, mean DESC, name;

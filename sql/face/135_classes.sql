@@ -45,16 +45,22 @@ FROM counted
 JOIN sizes USING (scoring_id)
 JOIN queries USING (query_id);
 
--- The means over queries, one row per scoring; cover is NULL if it is for any query, whose ranking is then
+-- The means over `queries`, one row per scoring; cover is NULL if it is for any query, whose ranking is then
 -- `shallowest` < `depth` proponents deep: FROM class_report('label')
 CREATE OR REPLACE MACRO class_report(metadata_key) AS TABLE
 SELECT
-    name, method, family, favg(accuracy) AS accuracy,
-    CASE WHEN count(cover) = count(*) THEN favg(cover) END AS cover,
-    depth, min(stored) AS shallowest
-FROM class_query_report(metadata_key)
-GROUP BY name, method, family, depth
-ORDER BY family, accuracy DESC, name;
+    means.name, scoring_status.method, scoring_status.family, scoring_status.encoder, scoring_status.model,
+    means.queries, means.accuracy, means.cover, means.depth, means.shallowest
+FROM (
+    SELECT
+        name, count(*) AS queries, favg(accuracy) AS accuracy,
+        CASE WHEN count(cover) = count(*) THEN favg(cover) END AS cover,
+        depth, min(stored) AS shallowest
+    FROM class_query_report(metadata_key)
+    GROUP BY name, depth
+) AS means
+JOIN scoring_status ON scoring_status.name = means.name
+ORDER BY scoring_status.family, means.accuracy DESC, means.name;
 
 -- The same with 95% bootstrap intervals, in the columns of report_intervals():
 --   FROM class_intervals('label') WHERE metric = 'cover'
@@ -79,7 +85,9 @@ measured AS (
     ON accuracy, cover
     INTO NAME metric VALUE mean
 )
-SELECT name, method, family, metric, mean, round(bound[1], 9) AS low, round(bound[2], 9) AS high
+SELECT
+    name, method, family, encoder, model, NULL::VARCHAR AS setting, metric, queries,
+    mean, round(bound[1], 9) AS low, round(bound[2], 9) AS high
 FROM measured
 JOIN bounds USING (name, metric)
 ORDER BY metric, family, mean DESC, name;

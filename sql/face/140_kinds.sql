@@ -63,10 +63,16 @@ counted AS (
     SELECT scoring, kind, count(*) AS n FROM classed_proponents WHERE rank <= depth GROUP BY scoring, kind
 ),
 totals AS (
-    SELECT scoring, sum(n) AS total FROM counted GROUP BY scoring
+    SELECT scoring, count(*) AS total, count(DISTINCT query) AS queries
+    FROM classed_proponents
+    WHERE rank <= depth
+    GROUP BY scoring
 )
-SELECT totals.scoring, kinds.kind, coalesce(counted.n, 0) / totals.total AS share, coalesce(counted.n, 0) AS n
+SELECT
+    totals.scoring, kinds.kind, coalesce(counted.n, 0) / totals.total AS share, coalesce(counted.n, 0) AS n,
+    totals.total AS proponents, totals.queries, scoring_status.encoder, scoring_status.model
 FROM totals
+JOIN scoring_status ON scoring_status.name = totals.scoring
 CROSS JOIN kinds
 LEFT JOIN counted ON counted.scoring = totals.scoring AND counted.kind = kinds.kind
 ORDER BY totals.scoring, kinds.place;
@@ -75,14 +81,16 @@ ORDER BY totals.scoring, kinds.place;
 CREATE OR REPLACE VIEW proponent_kinds AS FROM proponent_kinds_at(10);
 
 -- How far each influence scoring agrees with each retrieval scoring, means over the queries that both ranked
--- (rank_correlation over those of them that have one), with the model behind each: FROM alignment compares
+-- (overlap_queries and rank_correlation_queries: how many of them have one), with the model behind each: FROM alignment compares
 -- checkpoints, models and methods of one store. A method over several encoders is shown with its last. See
 -- `agreement` for the two measures, query by query.
 CREATE OR REPLACE VIEW alignment AS
 SELECT
     influence.name AS influence, retrieval.name AS retrieval,
     favg(agreement.overlap_at_10) AS overlap_at_10,
+    count(agreement.overlap_at_10) AS overlap_queries,
     favg(agreement.rank_correlation) AS rank_correlation,
+    count(agreement.rank_correlation) AS rank_correlation_queries,
     count(*) AS queries,
     encoders.name AS encoder, models.path AS model, encoders.model_fingerprint,
     retrieval_models.path AS retrieval_model

@@ -101,7 +101,7 @@ bounds AS (
     SELECT subset_set, name, quantile_cont(mean, [0.025, 0.975]) AS bound FROM means GROUP BY subset_set, name
 )
 SELECT
-    subset_set, name, method, family,
+    subset_set, per_query.name, per_query.method, per_query.family, scoring_status.encoder, scoring_status.model,
     count(lds) AS queries, max(subsets) AS subsets,
     CASE WHEN bool_and(every_score) THEN favg(lds) END AS lds,
     CASE WHEN bool_and(every_score) THEN round(any_value(bound[1]), 9) END AS low,
@@ -109,8 +109,9 @@ SELECT
     bool_and(every_score) AS every_score
 FROM per_query
 LEFT JOIN bounds USING (subset_set, name)
-GROUP BY subset_set, name, method, family
-ORDER BY subset_set, lds DESC NULLS LAST, name;
+JOIN scoring_status ON scoring_status.name = per_query.name
+GROUP BY ALL
+ORDER BY subset_set, lds DESC NULLS LAST, per_query.name;
 
 -- Leave-k-out: what became of a query's target, in nats of log-probability, when the k strongest proponents under a
 -- scoring were left out and the model was trained again; and, called `random`, when k examples chosen at random were
@@ -152,9 +153,11 @@ bounds AS (
     SELECT subset_set, name, quantile_cont(mean, [0.025, 0.975]) AS bound FROM means GROUP BY subset_set, name
 )
 SELECT
-    subset_set, name, max(left_out) AS left_out, count(*) AS queries,
+    subset_set, leave_out_query.name, scoring_status.encoder, scoring_status.model,
+    max(left_out) AS left_out, count(*) AS queries,
     favg(change) AS change, round(any_value(bound[1]), 9) AS low, round(any_value(bound[2]), 9) AS high
 FROM leave_out_query
 LEFT JOIN bounds USING (subset_set, name)
-GROUP BY subset_set, name
-ORDER BY subset_set, change, name;
+LEFT JOIN scoring_status ON scoring_status.name = leave_out_query.name
+GROUP BY ALL
+ORDER BY subset_set, change, leave_out_query.name;

@@ -157,9 +157,9 @@ bounds AS (
 )
 SELECT
     method, scoring, other_scoring, model, other_model, count(*) AS queries,
-    favg(overlap_at_10) AS overlap_at_10,
+    count(overlap_at_10) AS overlap_queries, favg(overlap_at_10) AS overlap_at_10,
     round(any_value(overlap_bound[1]), 9) AS overlap_low, round(any_value(overlap_bound[2]), 9) AS overlap_high,
-    favg(rank_correlation) AS rank_correlation,
+    count(rank_correlation) AS rank_correlation_queries, favg(rank_correlation) AS rank_correlation,
     round(any_value(correlation_bound[1]), 9) AS correlation_low, round(any_value(correlation_bound[2]), 9) AS correlation_high,
     favg(in_common) AS in_common, basis
 FROM agreed

@@ -13,7 +13,8 @@ FROM report_intervals();
 -- name: kinds
 -- One row per scoring: what its first ten proponents are, each kind as its share of them.
 SELECT
-    scorings.name, scorings.method, scorings.family, sum(n)::BIGINT AS proponents,
+    scorings.name, scorings.method, scorings.family, proponent_kinds.encoder, proponent_kinds.model,
+    max(proponent_kinds.queries) AS queries, sum(n)::BIGINT AS proponents,
     max(share) FILTER (kind = 'states the fact') AS states_the_fact,
     max(share) FILTER (kind = 'shares subject and object') AS shares_subject_and_object,
     max(share) FILTER (kind = 'shares subject') AS shares_subject,
@@ -22,7 +23,7 @@ SELECT
     max(share) FILTER (kind = 'other') AS other
 FROM proponent_kinds
 JOIN scorings ON scorings.name = proponent_kinds.scoring
-GROUP BY scorings.name, scorings.method, scorings.family
+GROUP BY ALL
 ORDER BY scorings.family, states_the_fact DESC, scorings.name;
 
 -- name: lds
@@ -48,9 +49,31 @@ SELECT
 
 -- name: classes
 -- Class attribution: one row per scoring.
-SELECT name, accuracy, cover, depth, shallowest FROM class_report($key);
+SELECT name, queries, accuracy, cover, depth, shallowest FROM class_report($key);
 
 -- name: class_intervals
 -- The same and every other metric, with 95% bootstrap intervals: one row per scoring and metric.
 SELECT * FROM (FROM report_intervals() UNION ALL FROM class_intervals($key))
 ORDER BY metric = 'accuracy' DESC, metric = 'cover' DESC, metric, family, mean DESC, name;
+
+-- name: standing
+-- What the reader of any report should know of its scorings: partial and stale ones, those with one reason together.
+SELECT
+    CASE WHEN partial AND stale THEN 'partial and stale' WHEN partial THEN 'partial' ELSE 'stale' END AS standing,
+    reasons, list(name ORDER BY name) AS names
+FROM scoring_status
+WHERE partial OR stale
+GROUP BY ALL
+ORDER BY min(family), min(name);
+
+-- name: tail_patched
+-- Tail-patch: the minimum, over how many queries the means are, and which scorings have measured others too or fewer.
+SELECT
+    smallest.queries AS minimum,
+    max(tail_patch_queries) FILTER (NOT partial AND tail_patch_measured >= smallest.queries) AS shared,
+    list({'name': name, 'queries': tail_patch_queries, 'measured': tail_patch_measured} ORDER BY name) AS scorings
+FROM method_report
+CROSS JOIN tail_patch_minimum AS smallest
+WHERE tail_patch_measured > 0
+GROUP BY tail_patch_model, smallest.queries
+ORDER BY tail_patch_model;

@@ -57,6 +57,13 @@ ORDER BY query_id
 SELECT count(*)
 FROM selected_examples ANTI JOIN (SELECT example_id FROM encodings WHERE encoder_id = $encoder) USING (example_id)
 
+-- name: queries_not_encoded
+-- How many queries an encoder has not looked at, of how many.
+SELECT
+    (SELECT count(*) FROM queries
+     ANTI JOIN (SELECT query_id FROM query_encodings WHERE encoder_id = $encoder) USING (query_id)),
+    (SELECT count(*) FROM queries)
+
 -- name: curvature
 SELECT block, n, scale, matrix FROM curvatures WHERE encoder_id = $encoder AND side = $side
 
