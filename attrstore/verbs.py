@@ -344,11 +344,11 @@ class Verbs:
         return report(self._store, **options)
 
     @extras_named()
-    def ask(self, prompt: str, target: str, **options: Any) -> Answer:
+    def ask(self, prompt: str, target: str | None = None, **options: Any) -> Answer:
         """Rank the examples for a prompt and a target that need not be in the store; nothing is written.
 
         Args:
-            target: with its own leading space, where the tokenizer wants one.
+            target: with its own leading space, where the tokenizer wants one; what the model says, if not given.
             options: of `attrstore.workflows.ask.ask`: top, method, model, where, device.
         """
         from attrstore.workflows.ask import ask

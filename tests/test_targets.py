@@ -77,6 +77,7 @@ def test_ask_gives_the_targets_probability(path: Path, model: Path) -> None:
     words = ["north", "of", "the", "river", "stone", "b"]
     known = [word if word in tiny.WORDS else "<unk>" for word in words]
     assert answer.probability == pytest.approx(math.exp(log_probability(known, 2)), rel=1e-4)
+    assert answer.probability is not None
     assert answer.probability < 1
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -162,3 +163,25 @@ def test_ask_hints_at_the_leading_space(built: Path, tmp_path: Path) -> None:
     done = run("ask", tmp_path / "t.duckdb", "a b", "c")
     assert "With a leading space the target is far more probable: P(' c')" in done.stdout
     assert "far more probable" not in run("ask", tmp_path / "t.duckdb", "a b", " c").stdout
+
+
+def test_ask_without_a_target_explains_what_the_model_says(one: Path) -> None:
+    done = run("ask", one, "a b")
+    assert done.exit_code == 0, done.output
+    said = re.search(r"P\('(.+?)' \| 'a b'\)", done.stdout)
+    assert said is not None  # the tiny model may say tokens that its tokenizer has no words for
+    assert f"The model says '{said[1]}"[:20] in done.stdout
+    again = run("ask", one, "a b", said[1]).stdout
+    assert again == done.stdout
+
+
+def test_ask_without_gradients_shows_what_states_it(tmp_path: Path) -> None:
+    path = tmp_path / "words.duckdb"
+    with attrstore.open(path, create=True) as store:
+        tiny.fill(store, ["north river", "south stone"], [])
+    assert "no gradient encodings yet" in run("ask", path, "north").output
+    with attrstore.open(path, writable=True) as store:
+        ingest_lexical(store)
+    done = run("ask", path, "north", " river")
+    assert (done.exit_code, "No gradient encodings" in done.stdout, "e-0" in done.stdout) == (0, True, True)
+    assert "Influence" not in done.stdout

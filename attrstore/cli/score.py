@@ -58,7 +58,7 @@ def score_command(
 @click.command("ask")
 @store_argument
 @click.argument("prompt")
-@click.argument("target")
+@click.argument("target", required=False)
 @click.option("--top", default=5, show_default=True, help="How many examples of each kind.")
 @click.option("--method", default="cosine-block", show_default=True, help="The influence method.")
 @click.option("--model", type=click.Path(path_type=Path), help="The model's folder, if it has moved.")
@@ -66,10 +66,11 @@ def score_command(
     "--encoder", help="Name or start of the id of the encoder; of one model's, the first made if not given."
 )
 @click.option("--where", metavar="SQL", help="Only examples that satisfy this predicate.")
-def ask_command(store: Path, prompt: str, target: str, method: str, **options: Any) -> None:
+def ask_command(store: Path, prompt: str, target: str | None, method: str, **options: Any) -> None:
     """Show what the model says after PROMPT, which examples make TARGET likely there, and which ones state it.
 
-    Nothing is written. TARGET needs its leading space where the tokenizer wants one.
+    Nothing is written. TARGET needs its leading space where the tokenizer wants one; without TARGET, what the model
+    says is explained. In a store without gradients the answer is what states it alone.
 
     \b
     Example: attrstore ask facts.duckdb "Spin Master was founded in" " Toronto"
@@ -78,6 +79,12 @@ def ask_command(store: Path, prompt: str, target: str, method: str, **options: A
 
     with attrstore.open(store) as opened:
         answer = ask(opened, prompt, target, method=method, **options)
+    retrieved = ("Retrieval (bm25): what states it", answer.retrieval)
+    if answer.said is None or answer.model is None:
+        say("No gradient encodings, so this is what states it, not what made the model say it.")
+        _print_ranked(*retrieved)
+        return
+    target = answer.target
     say(f"model {from_here(answer.model)}, encoder {answer.encoder}")
     say(f"P({target!r} | {prompt!r}) = {answer.probability:.3g}")
     say(f"The model says {answer.said.text!r}: P = {answer.said.probability:.3g}")
@@ -88,15 +95,16 @@ def ask_command(store: Path, prompt: str, target: str, method: str, **options: A
     what = f"what makes {target!r} more likely; the model does not say it"
     if answer.says_it:
         what = "what made the model say it"
-    for title, rows in (
-        (f"Influence ({method}): {what}", answer.influence),
-        ("Retrieval (bm25): what states it", answer.retrieval),
-    ):
-        say(f"\n{title}")
-        if rows:
-            print_table(("rank", "example", "score", "text"), rows)
-        else:
-            say("  nothing")
+    _print_ranked(f"Influence ({method}): {what}", answer.influence)
+    _print_ranked(*retrieved)
+
+
+def _print_ranked(title: str, rows: list[tuple[int, str, float, str]]) -> None:
+    say(f"\n{title}")
+    if rows:
+        print_table(("rank", "example", "score", "text"), rows)
+    else:
+        say("  nothing")
 
 
 def _about(store: attrstore.Store, name: str) -> tuple[str, str]:

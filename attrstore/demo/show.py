@@ -93,9 +93,9 @@ def typical(store: Store) -> Case:
 
 def said(demo: Demo, prompt: str) -> str:
     """Return what the demo's model says after the prompt."""
-    from attrstore.ingest.model import causal, greedy
+    from attrstore.ingest.model import causal, continuation
 
-    return greedy.continuation(causal.load(demo.model, device="cpu"), prompt)
+    return continuation.sentence(causal.load(demo.model, device="cpu"), prompt)
 
 
 def next_commands(store: Path, case: Case) -> list[str]:

@@ -30,20 +30,23 @@ FAR = 10  # times as probable: then the other spacing of the target is worth a w
 class Answer:
     """What the model says, what makes the target more likely, and what states it."""
 
-    probability: float  # of the target after the prompt
-    said: Said  # what the model says there
+    target: str | None  # what was asked about; None where there are no gradients and none was given
+    probability: (
+        float | None
+    )  # of the target after the prompt; this and the next four are None without gradients
+    said: Said | None  # what the model says there
     respaced: (
         tuple[str, float] | None
     )  # the target with, or without, a leading space, if that is far more probable
-    encoder: str
-    model: str  # its folder
+    encoder: str | None
+    model: str | None  # its folder
     influence: list[Row]
     retrieval: list[Row]
 
     @property
     def says_it(self) -> bool:
         """Whether the target is what the model says."""
-        return self.said.is_target
+        return self.said is not None and self.said.is_target
 
     @property
     def influence_is(self) -> str:
@@ -52,6 +55,9 @@ class Answer:
 
     def _repr_html_(self) -> str:
         columns = ("rank", "example", "score", "text")
+        states = html.table(columns, self.retrieval, "Retrieval: what states it")
+        if self.said is None:
+            return states
         about = (
             f"Probability of the target: {self.probability:.3g}; model {self.model}, encoder {self.encoder}",
             f"The model says {self.said.text!r}: P = {self.said.probability:.3g}",
@@ -59,14 +65,14 @@ class Answer:
         return (
             html.lines(about)
             + html.table(columns, self.influence, f"Influence: {self.influence_is}")
-            + html.table(columns, self.retrieval, "Retrieval: what states it")
+            + states
         )
 
 
 def ask(
     store: Store,
     prompt: str,
-    target: str,
+    target: str | None = None,
     *,
     top: int = 5,
     method: str = "cosine-block",
@@ -78,27 +84,39 @@ def ask(
     """Rank the examples for a prompt and a target; nothing is written.
 
     Args:
-        prompt, target: joined as they are, so the target brings its own leading space.
+        prompt, target: joined as they are, so the target brings its own leading space. Without a target, what the
+            model says after the prompt is explained.
         top: examples of each kind.
         method: a gradient method.
         model: the model's folder; where ingest saw it, if not given.
         encoder: name or start of the id; of one model's, the first that was made if not given.
         where: an SQL predicate over `examples`.
 
-    Raises `InputError` when there are no gradient encodings, some examples have none yet, the store has encodings of
-    several models and no encoder is named, or the target has no tokens.
+    In a store without gradient encodings the answer is what states it alone, by BM25.
+
+    Raises `InputError` when there are neither gradient encodings nor a lexical index, some examples have no encoding
+    yet, the store has encodings of several models and no encoder is named, or the target has no tokens.
     """
-    from attrstore.ingest.encode import gradients
-    from attrstore.ingest.model import sequences
-    from attrstore.ingest.model.continuation import continuation, probability
-    from attrstore.methods import gradient, inverse, linear_map
-    from attrstore.vectors import stored
+    from attrstore.methods import gradient, inverse
 
     parts = {**gradient.PARTS, **inverse.PARTS}
     if method not in parts:
         raise InputError(f"{flag('method')} {method}: not a gradient method; there are {', '.join(parts)}")
+    if encoder is None and not encoders.load_all(store, "gradient") and read_index(store) is not None:
+        found = _retrieved(store, prompt + (target or ""), top)
+        return Answer(target, None, None, None, None, None, influence=[], retrieval=found)
+    from attrstore.ingest.encode import gradients
+    from attrstore.ingest.model import sequences
+    from attrstore.ingest.model.continuation import continuation, probability, sentence
+    from attrstore.methods import linear_map
+    from attrstore.vectors import stored
+
     chosen = encoders.choose(store, "gradient", encoder)
     loaded, encode = gradients.reopen(store, chosen, model=model, device=device)
+    if target is None:
+        target = sentence(loaded, prompt)
+        if not target:
+            raise InputError(f"the model says nothing after {prompt!r}. Give a target.")
     (item,) = sequences.queries([(0, prompt, target)], loaded.tokenizer, loaded.context)
     if not item.windows:
         raise InputError(f"TARGET {target!r}: {item.status.removeprefix('skipped: ')}")
@@ -111,6 +129,7 @@ def ask(
     other = target[1:] if target.startswith(" ") else f" {target}"
     other_chance = probability(loaded, prompt, other)
     return Answer(
+        target=target,
         probability=chance,
         said=continuation(loaded, item),
         respaced=(other, other_chance) if other_chance >= FAR * chance else None,

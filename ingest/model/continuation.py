@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from attrstore.ingest.model.causal import LoadedModel
     from attrstore.ingest.model.sequences import Item
 
+ENDS = (".", "!", "?", "\n")
 LEAST = 4  # tokens: of a shorter target too, so that the words can be read
 
 
@@ -32,7 +33,7 @@ def continuation(loaded: LoadedModel, query: Item) -> Said:
     """Continue a query's prompt by the most probable token each time, for as many tokens as its target has."""
     window, first = query.windows[0], query.first_target
     tokens, target = list(window[:first]), list(window[first:])
-    ends = {loaded.tokenizer.eos_token_id, getattr(loaded.model.config, "eos_token_id", None)}
+    ends = _ends(loaded)
     said: list[int] = []
     logprob = 0.0
     for _ in range(max(LEAST, len(target))):
@@ -46,6 +47,28 @@ def continuation(loaded: LoadedModel, query: Item) -> Said:
     return Said(_text(loaded, tokens, said), math.exp(logprob), said[: len(target)] == target)
 
 
+@torch.no_grad()
+def sentence(loaded: LoadedModel, prompt: str, most: int = 12) -> str:
+    """Return the most probable next tokens, to before the end of the sentence or the text, at most `most` of them.
+
+    The text comes with its leading space; it is empty where the model ends at once.
+    """
+    frame = sequences.frame(loaded.tokenizer)
+    start = frame.opening + loaded.tokenizer(prompt, add_special_tokens=False)["input_ids"]
+    ends = _ends(loaded)
+    said: list[int] = []
+    for _ in range(most):
+        ids = torch.tensor([(start + said)[-loaded.context :]], device=loaded.device)
+        token = int(loaded.model(input_ids=ids, use_cache=False).logits[0, -1].argmax())
+        piece = loaded.tokenizer.decode([token])
+        if token in ends or piece.strip(" ").startswith(ENDS):
+            break
+        said.append(token)
+        if any(end in piece for end in ENDS):
+            break
+    return _text(loaded, start, said)
+
+
 def probability(loaded: LoadedModel, prompt: str, target: str) -> float:
     """Return the probability of a target after a prompt; 0 where it has no tokens or does not fit."""
     (item,) = sequences.queries([(0, prompt, target)], loaded.tokenizer, loaded.context)
@@ -53,6 +76,11 @@ def probability(loaded: LoadedModel, prompt: str, target: str) -> float:
         return 0.0
     (batch,) = sequences.batches([item], loaded.context)
     return math.exp(float(target_logprobs(loaded.model, batch, split=False)[0]))
+
+
+def _ends(loaded: LoadedModel) -> set[int | None]:
+    """The tokens with which the model ends a text."""
+    return {loaded.tokenizer.eos_token_id, getattr(loaded.model.config, "eos_token_id", None)}
 
 
 def _text(loaded: LoadedModel, prompt: list[int], said: list[int]) -> str:
