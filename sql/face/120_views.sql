@@ -271,22 +271,22 @@ LEFT JOIN tail_patch_query AS moved
     ON moved.scoring_id = scoring_queries.scoring_id AND moved.query_id = scoring_queries.query_id;
 
 -- Means over queries, for each scoring and value (of what is grouped by; NULL if by nothing). favg is avg with
--- compensated summation: threads add in any order, and the last digit should not depend on it.
+-- compensated summation, here in one order: threads add in any, and the last digit should not depend on it.
 CREATE OR REPLACE MACRO report_means(metadata_key) AS TABLE
 SELECT
     name, query_metadata ->> metadata_key AS value,
     count(*) AS queries,
     count(reciprocal_rank) AS labelled_queries,
-    favg(reciprocal_rank) AS mrr,
-    favg(hit_at_10) AS hit_at_10,
-    favg(recall_at_10) AS recall_at_10,
-    favg(precision_at_1) AS precision_at_1,
-    favg(average_precision) AS map,
+    favg(reciprocal_rank ORDER BY query) AS mrr,
+    favg(hit_at_10 ORDER BY query) AS hit_at_10,
+    favg(recall_at_10 ORDER BY query) AS recall_at_10,
+    favg(precision_at_1 ORDER BY query) AS precision_at_1,
+    favg(average_precision ORDER BY query) AS map,
     count(*) FILTER (tail_patch_shared) AS tail_patch_queries,
     CASE WHEN count(*) FILTER (tail_patch_shared) >= (SELECT queries FROM tail_patch_minimum)
-        THEN favg(tail_patch_logprob) FILTER (tail_patch_shared) END AS tail_patch_logprob,
+        THEN favg(tail_patch_logprob ORDER BY query) FILTER (tail_patch_shared) END AS tail_patch_logprob,
     CASE WHEN count(*) FILTER (tail_patch_shared) >= (SELECT queries FROM tail_patch_minimum)
-        THEN favg(tail_patch_prob) FILTER (tail_patch_shared) END AS tail_patch_prob,
+        THEN favg(tail_patch_prob ORDER BY query) FILTER (tail_patch_shared) END AS tail_patch_prob,
     count(tail_patch_logprob) AS tail_patch_measured,
     max(tail_patch_model) AS tail_patch_model, max(tail_patch_optimizer) AS tail_patch_optimizer,
     max(tail_patch_learning_rate) AS tail_patch_learning_rate
