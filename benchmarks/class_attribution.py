@@ -24,7 +24,6 @@ from typing import Any
 import torch
 
 import attrstore
-from attrstore.cli.report_table import print_report
 from attrstore.demo import train
 from attrstore.demo.train import Progress, Training
 from attrstore.evaluation.report import tabulate
@@ -36,6 +35,7 @@ from attrstore.ingest.files.scores import import_scores
 from attrstore.ingest.lexical import ingest_lexical
 from attrstore.ingest.model import causal
 from attrstore.scoring import score
+from attrstore.terminal import cell, print_table
 from benchmarks.lds import CORRECTED, PLAIN, SCORINGS
 from benchmarks.published_matrices import MATRICES
 
@@ -239,7 +239,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
             rows = attribute(store, given.data, task.depth) + by_prompts(task, model)
             print_model(store, task, model)
     rows.sort(key=lambda row: (row[1], -row[2], row[0]))
-    print_report(("name", "metric", "mean", "low", "high"), rows)
+    measured: dict[str, dict[str, str]] = {}
+    for name, metric, mean, low, high in rows:
+        measured.setdefault(name, {})[metric] = f"{cell(mean)} [{cell(low)}, {cell(high)}]"
+    print_table(
+        ("name", "accuracy", "cover"), [(name, m["accuracy"], m["cover"]) for name, m in measured.items()]
+    )
     print(f"chance: accuracy and cover {1 / task.classes:.3f}; cover of the first {task.depth} proponents")
 
 

@@ -47,7 +47,10 @@ def test_intervals_are_those_of_the_resampled_queries(store: Store) -> None:
     weights = np.array([w for (w,) in draws])
     assert weights.shape == (300, N_QUERIES)
     found = {
-        (row[0], row[3]): row[4:] for row in store.rows("FROM class_intervals('kind', resamples := 300)")
+        (name, metric): bounds
+        for name, metric, *bounds in store.rows(
+            "SELECT name, metric, mean, low, high FROM class_intervals('kind', resamples := 300)"
+        )
     }
     assert set(found) == {
         ("half", "accuracy"), ("half", "cover"), ("good", "accuracy"), ("good", "cover"), ("shallow", "accuracy"),
@@ -134,7 +137,7 @@ def test_the_benchmark_has_a_row_for_every_method(
     )
     printed = capsys.readouterr().out
     names = [*class_attribution.METHODS, class_attribution.PROMPTS, "Llama-2-7b, DataInf"]
-    found = re.findall(r"^ (\S.*?)  +(\S+) \[(\S+), (\S+)\]  +(\S+) \[(\S+), (\S+)\]", printed, re.MULTILINE)
+    found = re.findall(r"^ ?(\S.*?)  +(\S+) \[(\S+), (\S+)\]  +(\S+) \[(\S+), (\S+)\]", printed, re.MULTILINE)
     rows = {name: [float(number) for number in numbers] for name, *numbers in found}
     assert sorted(rows) == sorted(names)
     for numbers in rows.values():

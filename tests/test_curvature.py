@@ -102,12 +102,12 @@ def test_a_large_corpus_is_sampled_by_a_hash_of_its_ids(
 
 
 def test_mixing_damps_the_papers_share_of_the_components() -> None:
-    """1,000 of 65,536 components (TrackStar, section 3), here 11 of 700: lambda weighs the twelfth of each alike."""
+    """1,000 of 65,536 components (TrackStar, section 3), here 11 of 700: lambda weighs the eleventh of each alike."""
     generator = torch.Generator().manual_seed(0)
     blocks = []
     for rate in (0.97, 0.9):
         spectrum = rate ** torch.arange(700)
         blocks.append(spectrum[torch.randperm(700, generator=generator)])
     of_corpus, of_queries = ([torch.diag(part) for part in block.split(350)] for block in blocks)
-    c, q = 0.97**11, 0.9**11
+    c, q = 0.97**10, 0.9**10
     assert curvature.choose_mixing(of_corpus, of_queries) == pytest.approx(c / (c + q), rel=1e-5)

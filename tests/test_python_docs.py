@@ -113,10 +113,10 @@ def test_a_store_is_read_without_the_model_libraries(path: Path) -> None:
     lines = done.stdout.splitlines()
     assert lines[0] == "e7", done.stderr
     missing = 'needs torch, which is not installed: pip install "attrstore[model]"'
-    assert lines[1] == missing
-    assert lines[2] == str(scored.N_EXAMPLES + 1)
-    assert lines[3:7] == [missing] * 4
-    assert lines[7] == 'needs Stemmer, which is not installed: pip install "attrstore[stem]"'
+    # What states it is answered without a model.
+    assert lines[1] == str(scored.N_EXAMPLES + 1)
+    assert lines[2:6] == [missing] * 4
+    assert lines[6] == 'needs Stemmer, which is not installed: pip install "attrstore[stem]"'
     assert "cosine" in done.stdout
-    assert done.stderr == f"Error: {missing}\n"
+    assert done.stderr.endswith(f"Error: {missing}\n")
     assert done.returncode == 2
