@@ -203,7 +203,7 @@ def test_what_is_not_finite_is_left_out(store: Store, tmp_path: Path) -> None:
         ({"learning_rate": 0.0}, "learning_rate 0"),
         ({"queries": 0}, "queries 0"),
         ({"model": "nowhere"}, "nowhere: no such folder"),
-        ({"model": None}, r"which model\? Give --model PATH"),
+        ({"model": None}, r"which model\? Give model PATH"),
         ({"optimizer_state": "x.pt"}, "x.pt: no such file"),
         ({"norm": "block"}, "mirrored takes no norm"),
     ],
