@@ -39,7 +39,8 @@ def add_ranking(store: Store, name: str, ranking: dict[int, list[int]]) -> None:
     pairs = [(name, q, e, r, 1.0 / r) for q, examples in ranking.items() for r, e in enumerate(examples, 1)]
     opponents = [(name, q, 7 - examples[0], -1, -1.0) for q, examples in ranking.items()]
     store.connection.executemany("INSERT INTO scores VALUES (?, ?, ?, ?, ?)", pairs + opponents)
-    store.execute("INSERT INTO scoring_queries SELECT DISTINCT scoring_id, query_id FROM scores")
+    ranked = "SELECT DISTINCT scoring_id, query_id FROM scores WHERE scoring_id = $name"
+    store.execute(f"INSERT INTO scoring_queries {ranked}", {"name": name})
 
 
 @pytest.fixture

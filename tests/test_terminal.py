@@ -205,7 +205,7 @@ def test_a_terminal_without_utf8_gets_escapes(hostile: Path) -> None:
 def test_the_help_is_in_sections_and_whole() -> None:
     output = run("--help").output
     titles = [line for line in output.splitlines() if line.endswith(":") and not line.startswith(" ")]
-    assert titles == ["Options:", "See it work:", "Make a store:", "Rank:", "Read:", "Measure:"]
+    assert titles == ["Options:", "See it work:", "Make a store:", "Rank:", "Read:", "Change:", "Measure:"]
     assert all(f"\n  {name} " in output for name in COMMANDS)
     for text in (output, run("ingest", "--help").output):
         assert "..." not in text.replace("[ARGS]...", "")
