@@ -42,6 +42,7 @@ def left_open(like: type[Options], name: str, unset: str) -> Any:
     )
 
 
+@dataclass(frozen=True)
 class Options:
     """Base of frozen dataclasses made of options; a wrong value is refused when one is made.
 
@@ -55,8 +56,7 @@ class Options:
 
 def options_of(kind: type[Options]) -> dict[str, Option]:
     """Return the options of a class, by field; other fields are left out."""
-    of_fields: tuple[Any, ...] = fields(kind)  # type: ignore[arg-type]
-    return {f.name: f.metadata["option"] for f in of_fields if "option" in f.metadata}
+    return {f.name: f.metadata["option"] for f in fields(kind) if "option" in f.metadata}
 
 
 def kinds_of(kind: type[Options]) -> dict[str, tuple[type, ...]]:

@@ -14,6 +14,9 @@ from attrstore import methods
 from attrstore.cli import main
 from attrstore.errors import AttrstoreError, InputError
 from attrstore.ingest.lexical import ingest_lexical
+from attrstore.methods import Request
+from attrstore.methods.bm25 import Bm25Options
+from attrstore.methods.dense import DenseOptions
 from attrstore.scoring import score
 from attrstore.workflows.trace import trace
 from tests import tiny
@@ -134,3 +137,11 @@ def test_an_option_of_another_method_is_refused_with_those_there_are(path: Path)
     assert done.stderr == (
         "Error: bm25 takes no --norm; it takes --b, --engine, --epsilon, --k1, --variant\n"
     )
+
+
+def test_a_request_without_options_has_the_method_s_defaults_and_another_method_s_are_refused() -> None:
+    assert Request().options_as(Bm25Options) == Bm25Options()
+    given = Bm25Options(k1=2.0)
+    assert Request(options=given).options_as(Bm25Options) is given
+    with pytest.raises(TypeError, match="the method takes DenseOptions, not Bm25Options"):
+        Request(options=given).options_as(DenseOptions)

@@ -36,7 +36,7 @@ class Request:
         """Return the options as the class that the method declares; its defaults, where there are none."""
         if isinstance(self.options, kind):
             return self.options
-        if fields(self.options):  # type: ignore[arg-type]
+        if fields(self.options):
             raise TypeError(f"the method takes {kind.__name__}, not {type(self.options).__name__}")
         return kind()
 
@@ -113,4 +113,4 @@ class Method:
             if name not in self.option_names:
                 known = ", ".join(flag(known) for known in sorted(self.option_names)) or "none"
                 raise InputError(f"{self.name} takes no {flag(name)}; it takes {known}")
-        return replace(self.options, **given) if given else self.options  # type: ignore[type-var]
+        return replace(self.options, **given) if given else self.options
