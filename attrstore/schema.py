@@ -133,8 +133,7 @@ def _fresh_face() -> dict[str, set[str | None]]:
 
 def _acting(store: Store) -> list[str]:
     """Triggers, and macros that stand in for one of DuckDB's own functions."""
-    shadows = [what for (what,) in store.named("face", "shadows").fetchall()]
-    return shadows + [what for what in _catalog(store) if what.startswith("trigger ")]
+    return [what for (what,) in store.named("face", "acting").fetchall()]
 
 
 def _schema_version(store: Store) -> int:

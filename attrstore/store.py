@@ -56,13 +56,14 @@ class Store(Verbs):
             raise InputError(f"{self.path}: no such store. Make one: attrstore init {self.path}")
         if create and not self.path.absolute().parent.is_dir():
             raise StoreError(f"{self.path}: the folder {self.path.absolute().parent} does not exist.")
-        if create and not (self.path.exists() and self.path.stat().st_size):
+        made = create and not (self.path.exists() and self.path.stat().st_size)
+        if made:
             with translated_errors(self.path):
                 make_file(self.path, self.log)
         self.connection = self._connect()
         try:
             close_doors(self.connection, files=files or self.writable)
-            self.removed = bring_up_to_date(self, restore=create)
+            self.removed = bring_up_to_date(self, restore=create and not made)
         except BaseException:
             self.connection.close()
             raise
