@@ -8,7 +8,7 @@ demo: $(VENV)/.installed
 	$(BIN)/attrstore demo demo --force
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
 check: $(VENV)/.installed
 	$(BIN)/ruff format --check .

@@ -115,8 +115,7 @@ VIEWS = {
 }
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
 def test_every_view_is_accessible_and_fits(
     chromium: Any, address: str, store: Path, scheme: str, width: int
 ) -> None:
