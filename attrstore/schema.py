@@ -133,7 +133,14 @@ def _fresh_face() -> dict[str, set[str | None]]:
 
 def _acting(store: Store) -> list[str]:
     """Triggers, and macros that stand in for one of DuckDB's own functions."""
-    return [what for (what,) in store.named("face", "acting").fetchall()]
+    own = [what for (what,) in store.named("face", "own").fetchall()]
+    return [what for what in own if what.startswith("trigger ") or what in _built_in()]
+
+
+@cache
+def _built_in() -> frozenset[str]:
+    with duckdb.connect() as connection:
+        return frozenset(what for (what,) in connection.execute(statement("face", "built_in")).fetchall())
 
 
 def _schema_version(store: Store) -> int:

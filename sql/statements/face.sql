@@ -13,17 +13,20 @@ SELECT 'trigger ' || trigger_name || ' on ' || table_name, sql
 FROM system.main.duckdb_triggers()
 WHERE NOT temporary AND database_name = system.main.current_database();
 
--- name: acting
--- Macros called like one of DuckDB's own functions, and triggers.
-SELECT 'macro ' || function_name AS what
+-- name: own
+-- Macros and triggers by name.
+SELECT DISTINCT 'macro ' || function_name AS what
 FROM system.main.duckdb_functions()
-GROUP BY function_name
-HAVING system.main.bool_or(internal) AND system.main.bool_or(NOT internal AND database_name = system.main.current_database())
+WHERE NOT internal AND database_name = system.main.current_database()
 UNION ALL
 SELECT 'trigger ' || trigger_name || ' on ' || table_name
 FROM system.main.duckdb_triggers()
 WHERE NOT temporary AND database_name = system.main.current_database()
 ORDER BY what;
+
+-- name: built_in
+-- DuckDB's own functions.
+SELECT DISTINCT 'macro ' || function_name FROM system.main.duckdb_functions() WHERE internal;
 
 -- name: storage
 SELECT tags['storage_version'] FROM system.main.duckdb_databases()
