@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -172,3 +173,16 @@ def test_the_command_explains_the_strongest_proponents(copied: Path) -> None:
             "SELECT example FROM influence WHERE scoring = 'cosine-block' AND query = 'q-0' AND rank BETWEEN 1 AND 3"
         )
         assert set(store.rows("SELECT DISTINCT example FROM token_influence")) == set(ranked)
+
+
+def test_the_parts_for_programs_are_those_of_the_explanation(copied: Path) -> None:
+    command = ["explain", str(copied), "q-0", "e-2", "--scoring", "dot", "--format", "jsonl"]
+    done = CliRunner().invoke(main, command)
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    found = one(copied, "dot")
+    assert {(row["query"], row["example"], row["scoring"], row["source"]) for row in rows} == {
+        ("q-0", "e-2", "dot", "model")
+    }
+    assert [row["name"] for row in rows if row["of"] == "target"] == [token.token for token in found.target]
+    for of in ("example", "target", "block"):
+        assert sum(row["part"] for row in rows if row["of"] == of) == pytest.approx(found.score, rel=1e-5)

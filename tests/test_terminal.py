@@ -19,8 +19,11 @@ from attrstore.cli import COMMANDS, main
 from attrstore.cli.ingest import SUBCOMMANDS
 from attrstore.cli.trace import by_reason
 from attrstore.formats import FORMATS, write
+from attrstore.ingest.encode.gradients import ingest_gradients
+from attrstore.ingest.lexical import ingest_lexical
+from attrstore.scoring import score
 from attrstore.terminal import cell, plain, table_lines, wrap
-from tests import scored
+from tests import scored, tiny
 
 HOSTILE = "\x1b]0;owned\x07 \x1b[2J \x9b31m a\u202eb 10:100:20 [bold red]x[/] :smile: [/link]"
 LONG = "The gate of the old harbour was painted blue today; " * 12
@@ -75,6 +78,53 @@ def test_no_line_is_wider_than_the_terminal(
     for line in lines:  # no word of a text is broken
         for word in line.split():
             assert len(word) < 3 or word in words or not any(w.startswith(word) for w in words), line
+
+
+@pytest.fixture(scope="module")
+def encoded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Gradients of two checkpoints in folders of long names, scored, with texts longer than a line."""
+    folder = tmp_path_factory.mktemp("encoded")
+    with attrstore.open(folder / "s.duckdb", create=True) as store:
+        tiny.fill(
+            store, tiny.sentences(16, longest=28), [("a b c " * 5, " stone river"), ("north", " a")], [(0, 2)]
+        )
+        ingest_lexical(store)
+        for seed in (0, 1):
+            model = tiny.checkpoint(
+                folder / f"a-model-whose-folder-has-a-name-as-long-as-people-make-them-{seed}", seed=seed
+            )
+            ingest_gradients(store, model=model, projection_dim=4, name=f"made of checkpoint {seed}")
+        for method in ("cosine-block", "trackstar"):
+            score(store, method, encoder="made of checkpoint 0")
+        score(store, "bm25")
+    return folder
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["use"], ["show", "e-3", "--model", "{0}"], ["explain", "q-0", "--top", "2", "--model", "{0}"],
+        ["ask", "a b c", " stone", "--encoder", "made of checkpoint 0"],
+        ["diagnose", "--encoder", "made of checkpoint 0", "--iterations", "1,2"],
+        ["compare-checkpoints", "--model", "{0}", "--model", "{1}"],
+        ["trace", "--method", "trackstar", "--method", "bm25", "--model", "{0}", "--queries", "2"],
+    ],
+    ids=lambda arguments: arguments[0],
+)  # fmt: skip
+def test_what_a_model_has_a_part_in_fits_too(
+    encoded: Path, arguments: list[str], columns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    models = sorted(folder.name for folder in encoded.iterdir() if folder.is_dir())
+    monkeypatch.chdir(encoded)
+    command, *rest = (argument.format(*models) for argument in arguments)
+    done = run(command, "s.duckdb", *rest)
+    assert done.exit_code == 0, done.output
+    assert done.stdout
+    too_long = [line for line in done.stdout.splitlines() if len(line) > columns]
+    assert not too_long, too_long
+    assert all(line == line.rstrip() for line in done.stdout.splitlines())
 
 
 @pytest.mark.parametrize("file_format", FORMATS)

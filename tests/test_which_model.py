@@ -185,3 +185,23 @@ def test_ask_without_gradients_shows_what_states_it(tmp_path: Path) -> None:
     done = run("ask", path, "north", " river")
     assert (done.exit_code, "No gradient encodings" in done.stdout, "e-0" in done.stdout) == (0, True, True)
     assert "Influence" not in done.stdout
+
+
+def test_an_answer_for_programs_has_model_and_encoder_in_each_row(one: Path, built: Path) -> None:
+    printed = run("ask", one, "a b", " c", "--top", 2, "--format", "jsonl").stdout
+    rows = [json.loads(line) for line in printed.splitlines()]
+    assert [(row["family"], row["rank"]) for row in rows] == [
+        ("influence", 1), ("influence", 2), ("retrieval", 1), ("retrieval", 2)
+    ]  # fmt: skip
+    assert {(row["method"], row["encoder"]) for row in rows[:2]} == {("cosine-block", "first")}
+    assert rows[0]["model"] == str((built / "final").resolve())
+    assert {(row["method"], row["model"], row["encoder"]) for row in rows[2:]} == {("bm25", None, None)}
+    assert {row["target"] for row in rows} == {" c"}
+    shown = run("ask", one, "a b", " c").stdout
+    assert f"P(' c' | 'a b') = {rows[0]['probability']:.3g}" in shown
+    assert f"The model says {rows[0]['said']!r}: P = {rows[0]['said_probability']:.3g}" in shown
+
+
+def test_which_tokens_carry_loss_for_programs(one: Path) -> None:
+    printed = run("show", one, "q-2", "--format", "csv").stdout
+    assert printed == "window,position,token,loss\n0,0,river,False\n0,1,stone,True\n"

@@ -9,7 +9,7 @@ import click
 import attrstore
 from attrstore.cli.common import counted, format_option, store_argument
 from attrstore.formats import show
-from attrstore.terminal import say
+from attrstore.terminal import from_here, say_wrapped
 
 COLUMNS = ("method", "iterations", "residual", "worst residual", "cosine with exact", "worst cosine")
 ABOUT = ("encoder", "model", "blocks", "queries")
@@ -55,4 +55,5 @@ def diagnose_command(
         return
     show(COLUMNS, [row[: len(COLUMNS)] for row in rows], output_format)
     name, model, blocks, queries = rows[0][len(COLUMNS) :]
-    say(f"Means over {blocks:,} blocks of at most {queries:,} queries; encoder {name}, model {model}.")
+    over = f"Means over {blocks:,} blocks of at most {queries:,} queries; encoder {name}, model {from_here(model)}."
+    say_wrapped(over, indent=2)

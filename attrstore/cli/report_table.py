@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from attrstore.terminal import cell, from_here, print_table, say
+from attrstore.terminal import cell, from_here, print_table, say_wrapped
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -47,7 +47,7 @@ def print_report(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     ]
     print_table([heading(names[i]) for i in kept], [[row[i] for i in kept] for row in table])
     for line in once.values():
-        say(line)
+        say_wrapped(line, indent=2)
 
 
 def said_once(columns: Sequence[str], rows: Rows) -> Iterator[tuple[str, str]]:

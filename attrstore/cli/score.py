@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 import attrstore
-from attrstore.cli.common import counted, store_argument
+from attrstore.cli.common import counted, format_option, full_option, store_argument
 from attrstore.cli.score_options import ScoreCommand, listed_methods
-from attrstore.terminal import from_here, print_table, say
+from attrstore.formats import write
+from attrstore.terminal import from_here, print_table, say, say_wrapped
+
+if TYPE_CHECKING:
+    from attrstore.workflows.ask import Answer
 
 
 @click.command(
@@ -50,8 +55,8 @@ def score_command(
     with attrstore.open(store, writable=True) as opened, counted("examples scanned") as progress:
         scoring = score(opened, method, name=name, top_k=top_k, where=where, progress=progress, **given)
         over, by = _about(opened, scoring.name)
-    say(over)
-    say(f"{scoring.n_scores:,} pairs kept{by}.")
+    say_wrapped(over, indent=2)
+    say_wrapped(f"{scoring.n_scores:,} pairs kept{by}.", indent=2)
     say(f"Next: attrstore report {store}")
 
 
@@ -66,7 +71,11 @@ def score_command(
     "--encoder", help="Name or start of the id of the encoder; of one model's, the first made if not given."
 )
 @click.option("--where", metavar="SQL", help="Only examples that satisfy this predicate.")
-def ask_command(store: Path, prompt: str, target: str | None, method: str, **options: Any) -> None:
+@full_option
+@format_option()
+def ask_command(
+    store: Path, prompt: str, target: str | None, method: str, full: bool, output_format: str, **options: Any
+) -> None:
     """Show what the model says after PROMPT, which examples make TARGET likely there, and which ones state it.
 
     Nothing is written. TARGET needs its leading space where the tokenizer wants one; without TARGET, what the model
@@ -79,30 +88,55 @@ def ask_command(store: Path, prompt: str, target: str | None, method: str, **opt
 
     with attrstore.open(store) as opened:
         answer = ask(opened, prompt, target, method=method, **options)
-    retrieved = ("Retrieval (bm25): what states it", answer.retrieval)
+    if output_format == "table":
+        _print_answer(prompt, method, answer, full)
+    else:
+        write(sys.stdout, output_format, ASKED, _answered(method, answer))
+
+
+# What one ranked example is about, for programs: a row says over which model and encoder it stands.
+ASKED = (
+    "family", "method", "model", "encoder", "target", "probability", "said", "said_probability",
+    "rank", "example", "score", "text",
+)  # fmt: skip
+
+
+def _answered(method: str, answer: Answer) -> list[tuple[object, ...]]:
+    said = (answer.said.text, answer.said.probability) if answer.said else (None, None)
+    about = (answer.model, answer.encoder, answer.target, answer.probability, *said)
+    return [
+        *(("influence", method, *about, *row) for row in answer.influence),
+        *(("retrieval", "bm25", None, None, *about[2:], *row) for row in answer.retrieval),
+    ]
+
+
+def _print_answer(prompt: str, method: str, answer: Answer, full: bool) -> None:
+    retrieved = ("Retrieval (bm25): what states it", answer.retrieval, full)
     if answer.said is None or answer.model is None:
-        say("No gradient encodings, so this is what states it, not what made the model say it.")
+        say_wrapped("No gradient encodings, so this is what states it, not what made the model say it.")
         _print_ranked(*retrieved)
         return
     target = answer.target
-    say(f"model {from_here(answer.model)}, encoder {answer.encoder}")
-    say(f"P({target!r} | {prompt!r}) = {answer.probability:.3g}")
-    say(f"The model says {answer.said.text!r}: P = {answer.said.probability:.3g}")
+    say_wrapped(f"model {from_here(answer.model)}, encoder {answer.encoder}", indent=2)
+    say_wrapped(f"P({target!r} | {prompt!r}) = {answer.probability:.3g}", indent=2)
+    say_wrapped(f"The model says {answer.said.text!r}: P = {answer.said.probability:.3g}", indent=2)
     if answer.respaced is not None:
         other, probability = answer.respaced
         which = "With" if other.startswith(" ") else "Without"
-        say(f"{which} a leading space the target is far more probable: P({other!r}) = {probability:.3g}")
+        far = f"{which} a leading space the target is far more probable: P({other!r}) = {probability:.3g}"
+        say_wrapped(far, indent=2)
     what = f"what makes {target!r} more likely; the model does not say it"
     if answer.says_it:
         what = "what made the model say it"
-    _print_ranked(f"Influence ({method}): {what}", answer.influence)
+    _print_ranked(f"Influence ({method}): {what}", answer.influence, full)
     _print_ranked(*retrieved)
 
 
-def _print_ranked(title: str, rows: list[tuple[int, str, float, str]]) -> None:
-    say(f"\n{title}")
+def _print_ranked(title: str, rows: list[tuple[int, str, float, str]], full: bool) -> None:
+    say()
+    say_wrapped(title, indent=2)
     if rows:
-        print_table(("rank", "example", "score", "text"), rows)
+        print_table(("rank", "example", "score", "text"), rows, full=full)
     else:
         say("  nothing")
 

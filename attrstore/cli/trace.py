@@ -11,7 +11,7 @@ import click
 import attrstore
 from attrstore.cli.common import format_option, progress_bar, store_argument
 from attrstore.formats import write
-from attrstore.terminal import print_table, say, say_wrapped
+from attrstore.terminal import print_table, say_wrapped
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -104,7 +104,7 @@ def print_trace(table: Report) -> None:
     ]  # fmt: skip
     print_table(("method", "encoder", "queries", "MRR", "hit@10", "tail-patch", "n tail-patch"), rows)
     for _, line in said_once(table.columns, table.rows):
-        say(line)
+        say_wrapped(line, indent=2)
 
 
 def _interval(row: Mapping[str, Any], metric: str, spec: str) -> str | None:

@@ -7,8 +7,8 @@ from pathlib import Path
 import click
 
 import attrstore
-from attrstore.cli.common import store_argument
-from attrstore.terminal import print_table
+from attrstore.cli.common import format_option, store_argument
+from attrstore.formats import show
 
 COLUMNS = ("family", "name", "reason", "model", "encoder", "partial", "stale", "reasons")
 
@@ -18,7 +18,10 @@ COLUMNS = ("family", "name", "reason", "model", "encoder", "partial", "stale", "
 @click.option("--influence", metavar="NAME", help="The influence scoring of `comparison`.")
 @click.option("--retrieval", metavar="NAME", help="The retrieval scoring of `comparison`.")
 @click.option("--reset", is_flag=True, help="Forget both: the first recommended one that is complete again.")
-def use_command(store: Path, influence: str | None, retrieval: str | None, reset: bool) -> None:
+@format_option()
+def use_command(
+    store: Path, influence: str | None, retrieval: str | None, reset: bool, output_format: str
+) -> None:
     """Choose the two scorings that `comparison` sets side by side, or show which they are and why.
 
     Without a choice each is the first complete one in the order of recommendation (the view `recommended`): never
@@ -39,5 +42,9 @@ def use_command(store: Path, influence: str | None, retrieval: str | None, reset
         elif given:
             chosen.use(opened, influence=influence, retrieval=retrieval)
         rows = chosen.chosen(opened)
-    shown = [c for c in COLUMNS if c in ("name", "reason") or any(row[c] for row in rows)]
-    print_table(shown, [[row[c] for c in shown] for row in rows])
+    shown = [
+        c
+        for c in COLUMNS
+        if output_format != "table" or c in ("name", "reason") or any(row[c] for row in rows)
+    ]
+    show(shown, [[row[c] for c in shown] for row in rows], output_format)
