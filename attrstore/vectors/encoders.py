@@ -106,6 +106,12 @@ def save(store: Store, encoder: Encoder) -> None:
     )
 
 
+def known(store: Store, encoder: Encoder) -> bool:
+    """Whether the store has the encoder."""
+    count = "SELECT count(*) FROM encoders WHERE encoder_id = $id"
+    return bool(store.value(count, {"id": encoder.encoder_id}))
+
+
 def load_all(store: Store, kind: str | None = None) -> list[Encoder]:
     """Read the store's encoders, oldest first."""
     rows = store.rows(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -10,15 +11,15 @@ import torch
 from torch import Tensor
 
 from attrstore.errors import InputError, flag
-from attrstore.ingest.encode.job import Encoded, EncodingJob, refuse_other_recipe
+from attrstore.ingest.encode.job import Encoded, ingest, record, refuse_other_recipe
+from attrstore.ingest.encode.plan import Plan
 from attrstore.ingest.encode.recipes import EmbeddingFields, EmbeddingRecipe
-from attrstore.ingest.model import causal, embedding
+from attrstore.ingest.model import embedding
 from attrstore.ingest.model.pooling import pool
 from attrstore.ingest.model.sequences import Item
 from attrstore.options import options_of
 from attrstore.progress import silent
-from attrstore.runs import recorded, writes
-from attrstore.vectors import encoders
+from attrstore.runs import writes
 from attrstore.vectors.encoders import Encoder, make_blocks
 
 if TYPE_CHECKING:
@@ -54,6 +55,18 @@ def ingest_embeddings(
         InputError: the model or an option is unusable.
         MismatchError: an encoder of this name exists and was made differently.
     """
+    return ingest(store, plan(store, recipe, model=model, name=name, **fields), progress)
+
+
+def plan(
+    store: Store,
+    recipe: EmbeddingRecipe | None = None,
+    *,
+    model: str | Path,
+    name: str | None = None,
+    **fields: Unpack[EmbeddingFields],
+) -> Plan:
+    """Load the model and make its encoder; nothing is written. Arguments are those of `ingest_embeddings`."""
     recipe = replace(recipe or EmbeddingRecipe(), **fields)
     loaded = embedding.load(model, device=recipe.device, dtype=recipe.dtype, max_length=recipe.max_length)
     recipe, texts = _as_the_folder_says(recipe, loaded)
@@ -63,13 +76,8 @@ def ingest_embeddings(
     encoder = Encoder("embedding", name, loaded.fingerprint, spec, blocks)
     refuse_other_recipe(store, encoder)
     encode = _Embed(loaded.model, str(recipe.pooling))
-    with recorded(store, "ingest embeddings", encoder=encoder.encoder_id, model=str(model)) as run:
-        with store.transaction():
-            causal.register(store, loaded)
-            encoders.save(store, encoder)
-        return EncodingJob(
-            store, encoder, loaded, encode, recipe.batch_tokens, recipe.long, run, progress, texts
-        )()
+    prepare = partial(record, encoder=encoder, loaded=loaded)
+    return Plan(encoder, loaded, encode, recipe, prepare, texts)
 
 
 def _as_the_folder_says(recipe: EmbeddingRecipe, loaded: EmbeddingModel) -> tuple[EmbeddingRecipe, Texts]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
@@ -13,13 +14,14 @@ import torch
 from attrstore.errors import InputError, MismatchError, flag
 from attrstore.ingest.encode import fitted, kronecker, projection
 from attrstore.ingest.encode.capture import GradientEncoder
-from attrstore.ingest.encode.job import Encoded, EncodingJob, refuse_other_recipe
+from attrstore.ingest.encode.job import Encoded, ingest, refuse_other_recipe
 from attrstore.ingest.encode.low_rank import LowRankEncoder
+from attrstore.ingest.encode.plan import Plan
 from attrstore.ingest.encode.recipes import WHITENING, GradientFields, GradientRecipe
 from attrstore.ingest.model import causal, chosen_state, linear, optimizer, sequences
 from attrstore.ingest.model.rendering import chat_template
 from attrstore.progress import silent
-from attrstore.runs import recorded, writes
+from attrstore.runs import writes
 from attrstore.vectors import encoders
 from attrstore.vectors.encoders import Encoder
 
@@ -59,6 +61,20 @@ def ingest_gradients(
         InputError: the model, its optimizer state or an option is unusable.
         MismatchError: an encoder of this name exists and was made differently.
     """
+    planned = plan(store, recipe, model=model, optimizer_state=optimizer_state, name=name, **fields)
+    return ingest(store, planned, progress)
+
+
+def plan(
+    store: Store,
+    recipe: GradientRecipe | None = None,
+    *,
+    model: str | Path,
+    optimizer_state: str | Path | None = None,
+    name: str | None = None,
+    **fields: Unpack[GradientFields],
+) -> Plan:
+    """Load the model and make its encoder; nothing is written. Arguments are those of `ingest_gradients`."""
     recipe = replace(recipe or GradientRecipe(), **fields)
     if not store.value("SELECT count(*) FROM examples"):
         raise InputError(f"{store.path}: no examples yet. First: attrstore ingest corpus {store.path} FILE")
@@ -80,22 +96,24 @@ def ingest_gradients(
         gradient_encoder.blocks,
     )
     refuse_other_recipe(store, encoder)
-    with recorded(
-        store, "ingest gradients", encoder=encoder.encoder_id, model=str(model), device=recipe.device
-    ) as run:
-        _prepare(store, encoder, loaded, maps, projections, gradient_encoder, recipe.batch_tokens)
-        job = EncodingJob(
-            store,
-            encoder,
-            loaded,
-            gradient_encoder.encode,
-            recipe.batch_tokens,
-            recipe.long,
-            run,
-            progress,
-            encode_queries=gradient_encoder.encode_queries,
-        )
-        return replace(job(), state=state)
+    prepare = partial(
+        _prepare,
+        encoder=encoder,
+        loaded=loaded,
+        maps=maps,
+        projections=projections,
+        gradient_encoder=gradient_encoder,
+        batch_tokens=recipe.batch_tokens,
+    )
+    return Plan(
+        encoder,
+        loaded,
+        gradient_encoder.encode,
+        recipe,
+        prepare,
+        encode_queries=gradient_encoder.encode_queries,
+        state=state,
+    )
 
 
 def _moments(
@@ -141,7 +159,7 @@ def _prepare(
     batch_tokens: int,
 ) -> None:
     """Record model and encoder; what is fitted to the corpus is fitted once and kept."""
-    if not store.value("SELECT count(*) FROM encoders WHERE encoder_id = $id", {"id": encoder.encoder_id}):
+    if not encoders.known(store, encoder):
         if encoder.spec["kronecker"] is not None:
             rows = store.named("encodings", "sample", {"n": WHITENING["sample"]}).fetchall()
             loss = encoder.spec.get("loss", "auto")

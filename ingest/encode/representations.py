@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
 import torch
 from torch import Tensor
 
-from attrstore.ingest.encode.job import Encoded, EncodingJob, refuse_other_recipe
+from attrstore.ingest.encode.job import Encoded, ingest, record, refuse_other_recipe
+from attrstore.ingest.encode.plan import Plan
 from attrstore.ingest.encode.recipes import RepresentationFields, RepresentationRecipe
 from attrstore.ingest.model import causal
 from attrstore.ingest.model.pooling import pool
 from attrstore.ingest.model.rendering import chat_template
 from attrstore.progress import silent
-from attrstore.runs import recorded, writes
-from attrstore.vectors import encoders
+from attrstore.runs import writes
 from attrstore.vectors.encoders import Encoder, make_blocks
 
 if TYPE_CHECKING:
@@ -50,6 +51,18 @@ def ingest_representations(
         InputError: the model or an option is unusable.
         MismatchError: an encoder of this name exists and was made differently.
     """
+    return ingest(store, plan(store, recipe, model=model, name=name, **fields), progress)
+
+
+def plan(
+    store: Store,
+    recipe: RepresentationRecipe | None = None,
+    *,
+    model: str | Path,
+    name: str | None = None,
+    **fields: Unpack[RepresentationFields],
+) -> Plan:
+    """Load the model and make its encoder; nothing is written. Arguments are those of `ingest_representations`."""
     recipe = replace(recipe or RepresentationRecipe(), **fields)
     loaded = causal.load(model, device=recipe.device, dtype=recipe.dtype, max_length=recipe.max_length)
     recipe = recipe.of_depth(loaded.model.config.num_hidden_layers)
@@ -59,11 +72,8 @@ def ingest_representations(
     encoder = Encoder("representation", name, loaded.fingerprint, spec, blocks)
     refuse_other_recipe(store, encoder)
     encode = _HiddenStates(loaded.model, recipe.layer, recipe.pooling)
-    with recorded(store, "ingest representations", encoder=encoder.encoder_id, model=str(model)) as run:
-        with store.transaction():
-            causal.register(store, loaded)
-            encoders.save(store, encoder)
-        return EncodingJob(store, encoder, loaded, encode, recipe.batch_tokens, recipe.long, run, progress)()
+    prepare = partial(record, encoder=encoder, loaded=loaded)
+    return Plan(encoder, loaded, encode, recipe, prepare)
 
 
 class _HiddenStates:
