@@ -15,7 +15,7 @@ import subprocess
 import sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import duckdb
 
@@ -25,6 +25,7 @@ from attrstore.store import Store, translated_errors
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import Any
 
 OVERHEAD = 1 << 30  # address space of Python, DuckDB and the stacks of its threads; measured: 0.6 GiB
 GRACE = 3.0  # seconds to start, open the store and answer, beyond the query's own
@@ -41,7 +42,7 @@ class Answer:
 
 
 def run(
-    store: str | Path, sql: str, *, parameters: Sequence[Any] | None = None, limits: Limits | None = None
+    store: str | Path, sql: str, *, parameters: Sequence[object] | None = None, limits: Limits | None = None
 ) -> Answer:
     """Run one query on the store at this path, locked, in a child process.
 
@@ -102,7 +103,7 @@ def _bound(limits: Limits) -> None:
         resource.setrlimit(kind, (most, hard) if hard == resource.RLIM_INFINITY else (min(most, hard), hard))
 
 
-def _answer(path: str, sql: str, parameters: list[Any] | None, limits: Limits) -> Answer:
+def _answer(path: str, sql: str, parameters: list[object] | None, limits: Limits) -> Answer:
     with Store(path) as store:
         lock(store, limits=limits)
         require_one_query(store, sql)
@@ -132,7 +133,7 @@ def _fetched(cursor: duckdb.DuckDBPyConnection, limits: Limits) -> Answer:
     return answer
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     """The value as JSON has it; what JSON has no word for is text, and NaN and infinities are null."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None

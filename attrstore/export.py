@@ -7,7 +7,7 @@ import os
 from contextlib import closing, contextmanager
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import duckdb
 
@@ -105,7 +105,7 @@ def write_stream(store: Store, relation: duckdb.DuckDBPyRelation, stream: TextIO
     if file_format in ("json", "jsonl"):
         nested = any(_holds_floats(str(kind)) for kind in relation.types)
         with closing(batches(store, _finite(relation), sql=statement("export", "json_lines"))) as found:
-            records = (record for batch in found for (record,) in batch)
+            records = (str(record) for batch in found for (record,) in batch)
             return write_json(stream, file_format, map(_without_nan, records) if nested else records)
     with closing(batches(store, relation, as_text=True)) as found:
         first = next(found, [])  # before the header: a query that fails prints nothing
@@ -115,7 +115,7 @@ def write_stream(store: Store, relation: duckdb.DuckDBPyRelation, stream: TextIO
 
 def batches(
     store: Store, relation: duckdb.DuckDBPyRelation, *, sql: str = "FROM exported", as_text: bool = False
-) -> Generator[list[tuple[Any, ...]], None, None]:
+) -> Generator[list[tuple[object, ...]], None, None]:
     """Yield the rows of a relation, a batch at a time; times with a zone come as text."""
     columns = zip(relation.columns, relation.types, strict=True)
     relation = relation.select(*(
@@ -171,7 +171,7 @@ def replacing(out: Path, *, beside: Store) -> Iterator[Path]:
 # Parts
 
 
-def _fetched(store: Store, sql: str, parameters: Parameters = None) -> Iterator[list[tuple[Any, ...]]]:
+def _fetched(store: Store, sql: str, parameters: Parameters = None) -> Iterator[list[tuple[object, ...]]]:
     """Yield batches; only the fetching is guarded, so that the reader's own errors stay what they are."""
     with caller_sql(store.path):
         cursor = store.connection.execute(sql, parameters)
@@ -291,7 +291,7 @@ def _require_solid_ids(store: Store) -> None:
 def _trec(store: Store, name: str, parameters: Parameters) -> Iterator[str]:
     for batch in _fetched(store, statement("export", name), parameters):
         for (line,) in batch:
-            yield line
+            yield str(line)
 
 
 def _pair(store: Store, scoring: str) -> Iterator[str]:

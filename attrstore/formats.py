@@ -7,7 +7,7 @@ import math
 import re
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Any, TextIO
+from typing import TextIO
 
 from attrstore.terminal import plain, print_table, writing
 
@@ -23,7 +23,7 @@ _BARE = re.compile(
 
 def show(
     columns: Sequence[str],
-    rows: Iterable[Sequence[Any]],
+    rows: Iterable[Sequence[object]],
     output_format: str = "table",
     *,
     title: str | None = None,
@@ -35,7 +35,7 @@ def show(
         write(sys.stdout, output_format, columns, rows)
 
 
-def write(stream: TextIO, file_format: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+def write(stream: TextIO, file_format: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Write rows in one of `FORMATS` but the table."""
     if file_format in ("json", "jsonl"):
         write_json(stream, file_format, (_record(columns, row) for row in rows))
@@ -59,7 +59,7 @@ def write_json(stream: TextIO, file_format: str, records: Iterable[str]) -> int:
 
 
 def write_cells(
-    stream: TextIO, file_format: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]
+    stream: TextIO, file_format: str, columns: Sequence[str], rows: Iterable[Sequence[object]]
 ) -> int:
     """Write csv, tsv or markdown and return the number of rows. A missing value is nothing, an empty text `""`.
 
@@ -80,7 +80,7 @@ def write_cells(
 # Parts
 
 
-def _record(columns: Sequence[str], row: Sequence[Any]) -> str:
+def _record(columns: Sequence[str], row: Sequence[object]) -> str:
     finite = (None if isinstance(value, float) and not math.isfinite(value) else value for value in row)
     return json.dumps(dict(zip(columns, finite, strict=True)), ensure_ascii=False, default=str)
 
@@ -89,15 +89,15 @@ def _escaped(match: re.Match[str]) -> str:
     return json.dumps(match[0])[1:-1]
 
 
-def _csv(row: Sequence[Any]) -> str:
+def _csv(row: Sequence[object]) -> str:
     return ",".join(map(_quoted, row)) + "\n"
 
 
-def _tsv(row: Sequence[Any]) -> str:
+def _tsv(row: Sequence[object]) -> str:
     return "\t".join(map(_quoted, row)) + "\n"
 
 
-def _quoted(value: Any) -> str:
+def _quoted(value: object) -> str:
     """NULL is nothing and the empty text is ""; Python's own writer leaves a carriage return bare."""
     if value is None:
         return ""
@@ -105,6 +105,6 @@ def _quoted(value: Any) -> str:
     return text if _BARE(text) else '"' + text.replace('"', '""') + '"'
 
 
-def _markdown(row: Sequence[Any]) -> str:
+def _markdown(row: Sequence[object]) -> str:
     cells = ("" if value is None else plain(str(value), keep="\n") for value in row)
     return "| " + " | ".join(text.replace("|", "\\|").replace("\n", "<br>") for text in cells) + " |\n"

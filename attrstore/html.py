@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 SHOWN = 100  # rows; the rest is counted
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], caption: str | None = None) -> str:
+def table(columns: Sequence[str], rows: Iterable[Sequence[object]], caption: str | None = None) -> str:
     """Return a table; every text is escaped, whatever a corpus holds."""
     listed = list(rows)
     head = "".join(f"<th>{escape(column)}</th>" for column in columns)
@@ -26,7 +26,7 @@ def lines(texts: Iterable[str]) -> str:
     return "".join(f"<p>{escape(text)}</p>" for text in texts)
 
 
-def _cell(value: Any) -> str:
+def _cell(value: object) -> str:
     if value is None:
         return "<td>–</td>"
     if isinstance(value, bool | str):

@@ -16,7 +16,7 @@ class Section:
 
     name: str
     columns: tuple[str, ...]
-    rows: list[tuple[Any, ...]]
+    rows: list[tuple[object, ...]]
 
     def records(self) -> list[dict[str, Any]]:
         """Return one dictionary a row."""

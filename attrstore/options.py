@@ -6,7 +6,7 @@ import math
 import types
 from dataclasses import dataclass, field, fields
 from numbers import Integral, Real
-from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, TypedDict, TypeVar, Union, Unpack, get_args, get_origin, get_type_hints
 
 from attrstore.errors import InputError, flag
 
@@ -28,7 +28,19 @@ class Option:
     flag: str | None = None  # its name in the shell, where it is not that of the field
 
 
-def option(default: T, help: str, **about: Any) -> T:  # noqa: A002
+class About(TypedDict, total=False):
+    """Fields of `Option` but the help."""
+
+    choices: tuple[str, ...]
+    least: float | None
+    most: float | None
+    above: float | None
+    metavar: str | None
+    unset: str | None
+    flag: str | None
+
+
+def option(default: T, help: str, **about: Unpack[About]) -> T:  # noqa: A002
     """Return a dataclass field with this default and `Option(help, **about)`."""
     made: T = field(default=default, metadata={"option": Option(help, **about)})
     return made
@@ -64,13 +76,14 @@ def kinds_of(kind: type[Options]) -> dict[str, tuple[type, ...]]:
     return {name: _members(hint) for name, hint in get_type_hints(kind).items()}
 
 
-def _members(hint: Any) -> tuple[type, ...]:
+def _members(hint: object) -> tuple[type, ...]:
     if get_origin(hint) in (Union, types.UnionType):
         return tuple(member for part in get_args(hint) for member in _members(part))
-    return (get_origin(hint) or hint,)
+    kind = get_origin(hint) or hint
+    return (kind if isinstance(kind, type) else object,)
 
 
-def _check(name: str, value: Any, kinds: tuple[type, ...], about: Option) -> None:
+def _check(name: str, value: object, kinds: tuple[type, ...], about: Option) -> None:
     if value is None and types.NoneType in kinds:
         return
     if about.choices:
@@ -84,7 +97,7 @@ def _check(name: str, value: Any, kinds: tuple[type, ...], about: Option) -> Non
         _check_range(name, float(value), about)
 
 
-def _is(value: Any, kind: type) -> bool:
+def _is(value: object, kind: type) -> bool:
     if kind is int:
         return isinstance(value, Integral) and not isinstance(value, bool)
     if kind is float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from attrstore.errors import InputError
 
@@ -45,8 +45,8 @@ def example_lines(store: Store, chosen: duckdb.DuckDBPyRelation) -> Iterator[str
 
 def _record(
     name: str, text: str, source: str | None, metadata: str | None, shape: str | None, original: str | None
-) -> dict[str, Any]:
-    record: dict[str, Any] = {"id": name}
+) -> dict[str, object]:
+    record: dict[str, object] = {"id": name}
     if shape in (None, "tokens"):
         record["text"] = text
     if original is not None:

@@ -8,7 +8,7 @@ import platform
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import wraps
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 import attrstore
 from attrstore.errors import AttrstoreError, Interrupted, extras_named
@@ -44,7 +44,7 @@ def writes(job: Callable[Concatenate[Store, P], R]) -> Callable[Concatenate[Stor
 
 
 @contextmanager
-def recorded(store: Store, job: str, **parameters: Any) -> Iterator[Run]:
+def recorded(store: Store, job: str, **parameters: object) -> Iterator[Run]:
     """Record the block as a run: what, parameters, version, machine, times, rows, state.
 
     A run that was killed stays `running`; the next run of any job marks it `killed`.

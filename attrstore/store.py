@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -16,12 +17,12 @@ from attrstore.statements import statement
 from attrstore.verbs import Verbs
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
     import polars
     import pyarrow
 
-Parameters = dict[str, Any] | list[Any] | None
+Parameters = Mapping[str, object] | Sequence[object] | None
 
 
 def open(  # noqa: A001

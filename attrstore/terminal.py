@@ -12,7 +12,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from attrstore.errors import OutputError
 
@@ -28,7 +28,7 @@ KEYS = (
 _INVISIBLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 _JOINERS = "\u200c\u200d"  # parts of words and of emoji, without effect on what is around them
 
-Row = Sequence[Any]
+Row = Sequence[object]
 
 
 def width() -> int:
@@ -110,7 +110,7 @@ class Column:
         self.least = min(least, max(TEXT_LEAST, *map(_length, words))) if breaks else least
 
 
-def print_pairs(title: str, pairs: Mapping[str, Any]) -> None:
+def print_pairs(title: str, pairs: Mapping[str, object]) -> None:
     """Print names and values, one pair a line, values aligned."""
     names = max((_length(plain(name)) for name in pairs), default=0)
     values = {name: f"{value:,}" if isinstance(value, int) else cell(value) for name, value in pairs.items()}
@@ -137,7 +137,7 @@ def panels(columns: list[Column], room: int) -> Iterator[list[Column]]:
     yield [*keys, *current]
 
 
-def cell(value: Any, *, full: bool = True) -> str:
+def cell(value: object, *, full: bool = True) -> str:
     """One value as a person reads it."""
     if value is None:
         return "–"
@@ -198,7 +198,7 @@ def _picture(character: str) -> str:
     return "␡" if code == 0x7F else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 

@@ -164,7 +164,7 @@ def _count(keys: npt.NDArray[np.int64], example_ids: npt.NDArray[np.int64]) -> d
     }
 
 
-def _starts(values: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+def _starts(values: npt.NDArray[np.generic]) -> npt.NDArray[np.int64]:
     """Where each run of equal values begins."""
     changes = np.ones(len(values), dtype=bool)
     np.not_equal(values[1:], values[:-1], out=changes[1:])

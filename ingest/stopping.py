@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import signal
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from types import FrameType
 
 
 @contextmanager
@@ -15,7 +16,7 @@ def ctrl_c() -> Iterator[list[bool]]:
     """Turn the first Ctrl-C into a flag that is looked at between batches; a second one stops at once."""
     stopped = [False]
 
-    def note(number: int, frame: Any) -> None:
+    def note(number: int, frame: FrameType | None) -> None:
         stopped[0] = True
         signal.signal(signal.SIGINT, previous)
 

@@ -58,7 +58,7 @@ class Main(LazyGroup):
                 raise
             _give_up(OutputError(f"the output cannot be written: {error.strerror or error}."))
 
-    def invoke(self, ctx: click.Context) -> Any:
+    def invoke(self, ctx: click.Context) -> object:
         """Run the command."""
         shell = IN_SHELL.set(True)
         try:

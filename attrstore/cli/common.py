@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -15,12 +15,13 @@ from attrstore.terminal import SHORT
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from click.decorators import FC
     from rich.progress import Progress
 
 store_argument = click.argument("store", type=click.Path(dir_okay=False, path_type=Path))
 
 
-def format_option(*more: str) -> Callable[[Any], Any]:
+def format_option(*more: str) -> Callable[[FC], FC]:
     """`--format`: a table for people, or one of the formats for programs; `more` are this command's own."""
     return click.option(
         "--format", "output_format", type=click.Choice((*FORMATS, *more)), default="table", show_default=True,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Unpack
 
 import click
 
@@ -11,7 +11,7 @@ import attrstore
 from attrstore.cli.common import counted, store_argument
 from attrstore.cli.ingest_model import report_counts
 from attrstore.cli.options import PATH, fields_of
-from attrstore.ingest.encode.recipes import EmbeddingRecipe
+from attrstore.ingest.encode.recipes import EmbeddingFields, EmbeddingRecipe
 
 
 @click.command("embeddings")
@@ -22,7 +22,7 @@ from attrstore.ingest.encode.recipes import EmbeddingRecipe
 )  # fmt: skip
 @click.option("--name", help="Of the encoder; the folder's name and the pooling if not given.")
 @fields_of(EmbeddingRecipe)
-def embeddings_command(store: Path, **options: Any) -> None:
+def embeddings_command(store: Path, model: Path, name: str | None, **fields: Unpack[EmbeddingFields]) -> None:
     """Embed every example, and every query's prompt and target, that has no embedding yet.
 
     Pooling, prompts and length of a sentence-transformers folder are read from it. E5, for one, says nothing
@@ -35,5 +35,5 @@ def embeddings_command(store: Path, **options: Any) -> None:
     from attrstore.ingest.encode.embeddings import ingest_embeddings
 
     with attrstore.open(store, writable=True) as opened, counted("embedding examples") as progress:
-        counts = ingest_embeddings(opened, progress=progress, **options)
+        counts = ingest_embeddings(opened, model=model, name=name, progress=progress, **fields)
     report_counts(counts, f"attrstore score {store} dense")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict, Unpack
 
 import click
 
@@ -14,6 +14,8 @@ from attrstore.cli.common import progress_bar, store_argument
 from attrstore.terminal import say
 
 if TYPE_CHECKING:
+    from click.decorators import FC
+
     from attrstore.ingest.files.staging import Counts
 
 # Shapes of rows as people call them.
@@ -33,11 +35,42 @@ replace_option = click.option(
 )
 
 
-def column_option(name: str, default: str, what: str) -> Callable[[Any], Any]:
+def column_option(name: str, default: str, what: str) -> Callable[[FC], FC]:
     """`--NAME`, the name of a column in the files."""
     return click.option(
         f"--{name}", default=default, show_default=True, metavar="NAME", help=f"Column with {what}."
     )
+
+
+class Taken(TypedDict):
+    """What is done with rows that cannot be used, or that are there otherwise."""
+
+    skip_bad: bool
+    replace: bool
+
+
+class CorpusColumns(Taken):
+    """Names of the columns of a corpus."""
+
+    id: str
+    text: str
+    source: str
+
+
+class QueryColumns(Taken):
+    """Names of the columns of queries."""
+
+    id: str
+    prompt: str
+    target: str
+
+
+class LabelColumns(Taken):
+    """Names of the columns of labels."""
+
+    query: str
+    example: str
+    label: str
 
 
 @click.command("corpus")
@@ -50,7 +83,7 @@ def column_option(name: str, default: str, what: str) -> Callable[[Any], Any]:
 @column_option("source", "source", "where the example comes from; it may be absent")
 @skip_bad_option
 @replace_option
-def corpus_command(store: Path, files: tuple[str, ...], **options: Any) -> None:
+def corpus_command(store: Path, files: tuple[str, ...], **options: Unpack[CorpusColumns]) -> None:
     """Add training examples from files.
 
     FILE is a file, a glob or a folder: .jsonl, .ndjson, .json, .csv, .tsv (these also as .gz), .parquet,
@@ -80,7 +113,7 @@ def corpus_command(store: Path, files: tuple[str, ...], **options: Any) -> None:
 @column_option("target", "target", "the target whose probability is explained, with its leading space")
 @skip_bad_option
 @replace_option
-def queries_command(store: Path, files: tuple[str, ...], **options: Any) -> None:
+def queries_command(store: Path, files: tuple[str, ...], **options: Unpack[QueryColumns]) -> None:
     """Add prompts with their targets from files.
 
     FILE is a file, a glob or a folder, as for `ingest corpus`. Columns that no option names become metadata.
@@ -103,7 +136,7 @@ def queries_command(store: Path, files: tuple[str, ...], **options: Any) -> None
 @column_option("label", "label", "a number, above 0 for a right example; 1 for every pair where absent")
 @skip_bad_option
 @replace_option
-def labels_command(store: Path, files: tuple[str, ...], **options: Any) -> None:
+def labels_command(store: Path, files: tuple[str, ...], **options: Unpack[LabelColumns]) -> None:
     """Add ground truth from files: pairs of a query and an example.
 
     FILE is a file, a glob or a folder, as for `ingest corpus`. Other columns are ignored.

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Unpack
 
 import click
 
 import attrstore
 from attrstore.cli.common import counted, store_argument
 from attrstore.cli.options import fields_of
-from attrstore.lexical.index import Index
+from attrstore.lexical.index import Index, IndexFields
 from attrstore.terminal import say
 
 
@@ -18,7 +18,7 @@ from attrstore.terminal import say
 @store_argument
 @fields_of(Index, left_open=True)
 @click.option("--rebuild", is_flag=True, help="Make the index anew, to change pattern, stemmer or fold.")
-def lexical_command(store: Path, **options: Any) -> None:
+def lexical_command(store: Path, rebuild: bool, **fields: Unpack[IndexFields]) -> None:
     """Index the words of the corpus, for BM25. Running it again adds new examples only.
 
     What is not given stays as the index has it. Afterwards any DuckDB client answers
@@ -30,7 +30,7 @@ def lexical_command(store: Path, **options: Any) -> None:
     from attrstore.ingest.lexical import ingest_lexical
 
     with attrstore.open(store, writable=True) as opened, counted("examples") as progress:
-        counts = ingest_lexical(opened, progress=progress, **options)
+        counts = ingest_lexical(opened, rebuild=rebuild, progress=progress, **fields)
     say(
         f"{counts.indexed:,} examples indexed, {counts.unchanged:,} unchanged; "
         f"{counts.terms:,} terms, {counts.postings:,} postings"

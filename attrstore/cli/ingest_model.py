@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Unpack
 
 import click
 
 import attrstore
 from attrstore.cli.common import counted, store_argument
 from attrstore.cli.options import PATH, encoder_name_option, fields_of, model_option
-from attrstore.ingest.encode.recipes import GradientRecipe, RepresentationRecipe
+from attrstore.ingest.encode.recipes import (
+    GradientFields,
+    GradientRecipe,
+    RepresentationFields,
+    RepresentationRecipe,
+)
 from attrstore.terminal import say
 
 if TYPE_CHECKING:
@@ -27,7 +32,9 @@ if TYPE_CHECKING:
     "correct nothing.  [default: optimizer.pt in the model's folder, if it is there and fits]",
 )  # fmt: skip
 @fields_of(GradientRecipe)
-def gradients_command(store: Path, **options: Any) -> None:
+def gradients_command(
+    store: Path, model: Path, name: str | None, optimizer_state: Path | None, **fields: Unpack[GradientFields]
+) -> None:
     """Encode the gradient of every example and query that has no encoding yet.
 
     A stopped or killed job goes on with the same command; appended examples are all it does then.
@@ -38,7 +45,9 @@ def gradients_command(store: Path, **options: Any) -> None:
     from attrstore.ingest.encode.gradients import ingest_gradients
 
     with attrstore.open(store, writable=True) as opened, counted("encoding examples") as progress:
-        counts = ingest_gradients(opened, progress=progress, **options)
+        counts = ingest_gradients(
+            opened, model=model, optimizer_state=optimizer_state, name=name, progress=progress, **fields
+        )
     report_counts(counts, f"attrstore score {store} cosine-block")
 
 
@@ -47,7 +56,9 @@ def gradients_command(store: Path, **options: Any) -> None:
 @model_option
 @encoder_name_option
 @fields_of(RepresentationRecipe)
-def representations_command(store: Path, **options: Any) -> None:
+def representations_command(
+    store: Path, model: Path, name: str | None, **fields: Unpack[RepresentationFields]
+) -> None:
     """Encode the hidden state of every example and prompt that has none yet (RepSim).
 
     \b
@@ -56,7 +67,7 @@ def representations_command(store: Path, **options: Any) -> None:
     from attrstore.ingest.encode.representations import ingest_representations
 
     with attrstore.open(store, writable=True) as opened, counted("encoding examples") as progress:
-        counts = ingest_representations(opened, progress=progress, **options)
+        counts = ingest_representations(opened, model=model, name=name, progress=progress, **fields)
     report_counts(counts, f"attrstore score {store} repsim")
 
 

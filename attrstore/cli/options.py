@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import NoneType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict
 
 import click
 
@@ -13,7 +13,11 @@ from attrstore.options import kinds_of, options_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterable
 
+    from click.decorators import FC
+
     from attrstore.options import Option, Options
+
+    Kind = click.ParamType[str] | click.ParamType[float | str] | click.Path | type[float | int | str]
 
 PATH = click.Path(path_type=Path)
 
@@ -24,35 +28,33 @@ model_option = click.option(
 encoder_name_option = click.option("--name", help="Of the encoder; made from the recipe if not given.")
 
 
-class NumberOrWord(click.ParamType[Any]):
+class NumberOrWord(click.ParamType[float | str]):
     """A number, or a word that stands for one."""
 
     name = "number"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | str:
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float | str:
         """Return the number, where it is one."""
         try:
-            return float(value)
+            return float(str(value))
         except ValueError:
             return str(value)
 
 
-def fields_of(kind: type[Options], *, left_open: bool = False) -> Callable[[Any], Any]:
+class _Common(TypedDict):
+    default: object
+    help: str
+
+
+def fields_of(kind: type[Options], *, left_open: bool = False) -> Callable[[FC], FC]:
     """Give a command one option for each field of `kind`; with `left_open`, None stands for what is not given."""
 
-    def decorate(command: Any) -> Any:
-        for made in reversed(list(click_options(kind(), left_open=left_open))):
-            command = _with(command, made)
+    def decorate(command: FC) -> FC:
+        made = list(click_options(kind(), left_open=left_open))
+        vars(command).setdefault("__click_params__", []).extend(reversed(made))
         return command
 
     return decorate
-
-
-def _with(command: Any, made: click.Option) -> Any:
-    if not hasattr(command, "__click_params__"):
-        command.__click_params__ = []
-    command.__click_params__.append(made)
-    return command
 
 
 def click_options(
@@ -65,14 +67,16 @@ def click_options(
             yield _option(name, about, getattr(defaults, name), kinds[name], left_open)
 
 
-def _option(name: str, about: Option, default: Any, kinds: tuple[type, ...], left_open: bool) -> click.Option:
+def _option(
+    name: str, about: Option, default: object, kinds: tuple[type, ...], left_open: bool
+) -> click.Option:
     flag = f"--{(about.flag or name).replace('_', '-')}"
     text = about.help
     if default is None and about.unset:
         text = f"{text}  [default: {about.unset}]"
     elif left_open and default is not None:
         text = f"{text}  [default: {flag[2:] if default is True else default}]"
-    common: dict[str, Any] = {"default": None if left_open else default, "help": text}
+    common: _Common = {"default": None if left_open else default, "help": text}
     if bool in kinds:
         both = default is True or left_open or NoneType in kinds
         declared = f"{flag}/--no-{flag[2:]}" if both else flag
@@ -83,7 +87,7 @@ def _option(name: str, about: Option, default: Any, kinds: tuple[type, ...], lef
     )  # fmt: skip
 
 
-def _type(about: Option, kinds: tuple[type, ...]) -> Any:
+def _type(about: Option, kinds: tuple[type, ...]) -> Kind:
     if about.choices:
         return click.Choice(about.choices)
     if float in kinds:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from attrstore.terminal import cell, from_here, print_table, say_wrapped
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    Rows = list[tuple[Any, ...]]
+    Rows = list[tuple[object, ...]]
 
 HEADINGS = {
     "tail_patch_logprob": "tail-patch",
@@ -31,7 +31,7 @@ SAID_ONCE = {
 NOTED = ("partial", "stale", "tail_patch_measured")
 
 
-def print_report(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+def print_report(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Print the rows without what says nothing: columns without a value, the method where it is the name's.
 
     What all rows share of model, encoder and setting is said once, below.
@@ -61,7 +61,7 @@ def said_once(columns: Sequence[str], rows: Rows) -> Iterator[tuple[str, str]]:
             lacking = [str(row[columns.index("name")]) for row in rows if row[index] is None]
         of = f" (not of {', '.join(dict.fromkeys(lacking))})" if lacking else ""
         value = values.pop()
-        said = from_here(value) if name.endswith("model") else cell(value)
+        said = from_here(str(value)) if name.endswith("model") else cell(value)
         yield name, f"{SAID_ONCE[name]}: {said}{of}"
 
 
@@ -70,12 +70,13 @@ def heading(column: str) -> str:
     return HEADINGS.get(column, column.replace("_at_", "@").replace("_", " "))
 
 
-def widened(columns: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> tuple[list[str], Rows]:
+def widened(columns: Sequence[str], rows: Sequence[tuple[object, ...]]) -> tuple[list[str], Rows]:
     """Turn a row for each scoring and metric into one for each scoring, its cells `mean [low, high] n queries`."""
     metrics: list[str] = []
-    found: dict[tuple[Any, ...], dict[str, str | None]] = {}
+    found: dict[tuple[object, ...], dict[object, object]] = {}
     for row in rows:
         *key, model, setting, metric, n, mean, low, high = row
+        metric = str(metric)
         if metric not in metrics:
             metrics.append(metric)
         cells = found.setdefault(tuple(key), {})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -66,7 +66,7 @@ def _named(args: list[str]) -> Method | None:
     return every_method().get(words[0]) if words else None
 
 
-def listed_methods() -> Any:
+def listed_methods() -> str:
     """Return a line for each method: its name and when to use it."""
     methods = every_method().values()
     width = max(len(method.name) for method in methods)

@@ -111,7 +111,7 @@ def check_command(store: Path, output_format: str) -> None:
         sys.exit(1)
 
 
-def facts(described: dict[str, Any]) -> Iterator[tuple[str, Any, str, Any]]:
+def facts(described: dict[str, Any]) -> Iterator[tuple[str, object, str, object]]:
     """Yield what `info` says as rows: section, item, property, value."""
     for section in ("file", "rows", "bytes_per_example"):
         for name, value in described[section].items():
@@ -123,13 +123,13 @@ def facts(described: dict[str, Any]) -> Iterator[tuple[str, Any, str, Any]]:
                 yield section, item, name, value
 
 
-def _print_pairs(title: str, values: dict[str, Any]) -> None:
+def _print_pairs(title: str, values: dict[str, object]) -> None:
     if values:
         say()
         print_pairs(title, values)
 
 
-def _print_records(title: str, records: list[dict[str, Any]]) -> None:
+def _print_records(title: str, records: list[dict[str, object]]) -> None:
     """One table; columns in which nothing is known, and long specs, are for --format json."""
     if not records:
         return

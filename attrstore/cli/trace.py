@@ -107,7 +107,7 @@ def print_trace(table: Report) -> None:
         say_wrapped(line, indent=2)
 
 
-def _interval(row: Mapping[str, Any], metric: str, spec: str) -> str | None:
+def _interval(row: Mapping[str, float | None], metric: str, spec: str) -> str | None:
     if row[metric] is None:
         return None
     return f"{row[metric]:{spec}} [{row[f'{metric}_low']:{spec}}, {row[f'{metric}_high']:{spec}}]"

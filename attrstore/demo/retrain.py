@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import attrstore
 from attrstore.demo.run import MODEL, STORE
@@ -14,6 +14,8 @@ from attrstore.progress import Progress, silent
 from attrstore.runs import recorded
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from attrstore.demo.train import Training
     from attrstore.runs import Run
     from attrstore.store import Store
@@ -147,7 +149,7 @@ class Job:
         model, _, _ = fit(self.config, encoded, recipe, seed=seed)
         return self._losses(model)
 
-    def _losses(self, model: Any) -> dict[int, float]:
+    def _losses(self, model: PreTrainedModel) -> dict[int, float]:
         from attrstore.demo.train import one_thread
         from attrstore.ingest.model import backward, sequences
 

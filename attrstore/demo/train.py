@@ -8,7 +8,7 @@ import random
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -17,6 +17,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
+
+    from torch import nn
 
 END_OF_TEXT = "<|endoftext|>"
 CONTEXT = 64  # tokens; the longest sentence has about 40
@@ -95,7 +97,7 @@ def fit(
 
 
 def tune(
-    model: Any,
+    model: nn.Module,
     encoded: list[list[int]],
     recipe: Training,
     *,
@@ -243,5 +245,5 @@ def _padded(rows: Sequence[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
     return ids, labels
 
 
-def _rows(file: Path) -> list[dict[str, Any]]:
+def _rows(file: Path) -> list[dict[str, str]]:
     return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]

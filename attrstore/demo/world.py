@@ -6,7 +6,7 @@ import json
 import random
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from attrstore.demo import words
 from attrstore.demo.words import RELATIONS, Relation
@@ -50,7 +50,7 @@ class World:
     prompts: tuple[str, ...]
     sentences: tuple[Sentence, ...]
 
-    def corpus(self) -> list[dict[str, Any]]:
+    def corpus(self) -> list[dict[str, object]]:
         """Rows of corpus.jsonl."""
         return [
             {
@@ -64,7 +64,7 @@ class World:
             for number, sentence in enumerate(self.sentences, start=1)
         ]
 
-    def queries(self) -> list[dict[str, Any]]:
+    def queries(self) -> list[dict[str, object]]:
         """Rows of queries.jsonl."""
         return [
             {
@@ -79,7 +79,7 @@ class World:
             for number, (fact, prompt) in enumerate(zip(self.facts, self.prompts, strict=True), start=1)
         ]
 
-    def labels(self) -> list[dict[str, Any]]:
+    def labels(self) -> list[dict[str, object]]:
         """Rows of labels.jsonl: the sentence states the fact that the query asks for."""
         return [
             {"query_id": f"q-{sentence.fact + 1:03}", "example_id": f"doc-{number:04}", "label": 1}

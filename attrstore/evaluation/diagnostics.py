@@ -7,7 +7,7 @@ product as one reason why they fail; this says how large it is here, and how it 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from attrstore.errors import InputError, flag
 from attrstore.progress import Progress, silent
@@ -15,6 +15,7 @@ from attrstore.runs import recorded, writes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from typing import Any
 
     from torch import Tensor
 

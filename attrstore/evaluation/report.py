@@ -70,7 +70,7 @@ def report(
         lds=lds,
         leave_out=leave_out,
     )
-    schema: dict[str, Any] = {
+    schema: dict[str, type[polars.DataType]] = {
         column: (
             pl.String if column in _TEXT
             else pl.Int64 if column in _COUNTS
@@ -172,7 +172,7 @@ def _methods(store: Store) -> Report:
     return Report(plain.columns, [], (f"No scorings yet. Make one: attrstore score {store.path} bm25",))
 
 
-def _fetch(store: Store, name: str, parameters: dict[str, Any] | None = None) -> Report:
+def _fetch(store: Store, name: str, parameters: dict[str, object] | None = None) -> Report:
     cursor = store.named("report", name, parameters)
     columns = tuple(column[0] for column in cursor.description or ())
     return Report(columns, cursor.fetchall())

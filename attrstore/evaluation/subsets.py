@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from attrstore.errors import InputError, MismatchError, flag
 from attrstore.runs import recorded, writes
@@ -140,7 +140,7 @@ def require(store: Store, name: str) -> None:
 
 
 @contextmanager
-def _written(store: Store, name: str, replace: bool, **parameters: Any) -> Iterator[None]:
+def _written(store: Store, name: str, replace: bool, **parameters: object) -> Iterator[None]:
     """Commit the block as one transaction and record it, unless there is a set of that name already."""
     there = store.named("subsets", "existing", {"set": name}).fetchall()[0][0]
     if there and not replace:

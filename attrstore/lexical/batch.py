@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow
@@ -57,7 +57,7 @@ def _ask(store: Store, index: Index) -> int:
     return int(store.value("SELECT count(*) FROM asked_terms"))
 
 
-def _tops(store: Store, weights: Mapping[str, Any], top_k: int) -> dict[int, Top]:
+def _tops(store: Store, weights: Mapping[str, object], top_k: int) -> dict[int, Top]:
     """Return the ranking of each query that has a term of the index, still empty, by the query's id."""
     asked = _by_query(store.named("lexical", "asked").fetchnumpy())
     labelled = _by_query(store.named("lexical", "labelled_units", dict(weights)).fetchnumpy())
@@ -69,7 +69,7 @@ def _tops(store: Store, weights: Mapping[str, Any], top_k: int) -> dict[int, Top
     return tops
 
 
-def _by_query(columns: Mapping[str, Any]) -> dict[int, tuple[Any, ...]]:
+def _by_query(columns: Mapping[str, np.ndarray]) -> dict[int, tuple[np.ndarray, ...]]:
     """Split the columns that follow query_id, by whose order the rows come, into those of each query."""
     query_ids, *others = columns.values()
     queries, starts = np.unique(query_ids, return_index=True)

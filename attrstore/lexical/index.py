@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
 from attrstore.errors import InputError
 from attrstore.options import Options, option
@@ -38,7 +38,7 @@ class Index(Options):
     )
 
     @property
-    def tokens(self) -> dict[str, Any]:
+    def tokens(self) -> dict[str, object]:
         """The parameters of SQL's `split_tokens`."""
         return {"pattern": self.pattern, "fold": self.fold}
 

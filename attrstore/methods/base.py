@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from attrstore.errors import InputError, flag
 from attrstore.options import Options, options_of
@@ -52,7 +52,7 @@ class Ranking:
 
     pairs: pyarrow.Table
     n_examples: int  # how many were ranked
-    spec: Mapping[str, Any]  # every parameter that changes a score, defaults filled in
+    spec: Mapping[str, object]  # every parameter that changes a score, defaults filled in
     encoder_id: str | None = None
     query_ids: Sequence[int] = field(kw_only=True)  # that were ranked, also those for which nothing was found
 
@@ -104,7 +104,7 @@ class Method:
         every = options_of(type(self.options))
         return [name for name in every if self.takes is None or name in self.takes]
 
-    def with_options(self, given: Mapping[str, Any]) -> Options:
+    def with_options(self, given: Mapping[str, object]) -> Options:
         """Return the options with some given, checked.
 
         Raises `InputError` for one that the method does not take, or a value that the option does not.

@@ -13,7 +13,7 @@ phi(z), with the norms of these two.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from attrstore.methods.base import Ranking
 from attrstore.methods.parts import Parts
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from attrstore.methods.base import Request
     from attrstore.store import Store
-    from attrstore.vectors.encoders import Encoder
+    from attrstore.vectors.encoders import Block, Encoder
     from attrstore.vectors.products import Products
     from attrstore.vectors.scan import Chunk
     from attrstore.vectors.solvers import System
@@ -72,7 +72,7 @@ def rank_vectors(
 
 def scorer(
     store: Store, encoder: Encoder, parts: Parts, vectors: Tensor
-) -> tuple[Callable[[Chunk], Tensor], dict[str, Any]]:
+) -> tuple[Callable[[Chunk], Tensor], dict[str, object]]:
     """Prepare the query side: what scores a chunk for all queries [q, n], and the parts as they were applied."""
     from attrstore.vectors import low_rank, products
     from attrstore.vectors.kept import KeptWeights
@@ -187,7 +187,7 @@ def rank_scored(
     return ranked.table(), total
 
 
-def _normalised(vectors: Tensor, blocks: Any, norm: str, of: Tensor) -> Tensor:
+def _normalised(vectors: Tensor, blocks: Sequence[Block], norm: str, of: Tensor) -> Tensor:
     """Divide vectors [q, D] by the norm that the method divides by: their own, or that of `of` if it has a row."""
     import torch
 

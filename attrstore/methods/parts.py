@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from attrstore.errors import InputError, flag
 from attrstore.options import Options, option
@@ -43,7 +42,7 @@ class Parts(Options):
             raise InputError(f"{flag('damping')} 0: the inverse needs a damping above 0")
 
     @property
-    def spec(self) -> dict[str, Any]:
+    def spec(self) -> dict[str, object]:
         """What a scoring keeps of it."""
         return {name: getattr(self, name) for name in IN_SPEC}
 

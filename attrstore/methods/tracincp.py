@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 from attrstore.errors import InputError, flag
 from attrstore.methods import linear_map
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from attrstore.vectors.scan import Chunk
 
     Scorer = Callable[[Chunk], Tensor]
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ def rank_tracincp(store: Store, request: Request) -> Ranking:
     weights = _weights(options.weights, len(names))
     members: list[tuple[Encoder, Scorer, float]] = []
     query_ids: list[int] = []
-    spec: dict[str, Any] = {}
+    spec: dict[str, object] = {}
     for name, weight in zip(names, weights, strict=True):
         encoder = encoders.choose(store, "gradient", name)
         stored.refuse_missing(store, encoder)
@@ -100,10 +102,11 @@ def _summed(
         yield torch.from_numpy(piece.column(0).to_numpy().copy()).to(device), total
 
 
-def _listed(name: str, value: str | Sequence[Any] | None) -> list[Any]:
+def _listed(name: str, value: str | Sequence[T] | None) -> list[str] | list[T]:
     """Split `a,b,c`; a list is taken as it is."""
     if value is None:
         raise InputError(f"{flag(name)}: needed, one for each checkpoint, with commas between them")
+    items: list[str] | list[T]
     items = [part.strip() for part in value.split(",")] if isinstance(value, str) else list(value)
     if not all(str(item) for item in items) or not items:
         raise InputError(f"{flag(name)} {value}: names with commas between them, none empty")

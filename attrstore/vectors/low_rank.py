@@ -8,7 +8,7 @@ query keeps the pairs of its own, in 8 bits. The inner product with a query's bl
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -170,15 +170,14 @@ def scorer(
         and codes.CODES[encoder.code].bits <= 8
         and torch.cpu._is_vnni_supported()
     )
-    products: Any = IntegerPairs(encoder, queries) if integers else FloatPairs(encoder, queries)
+    products = IntegerPairs(encoder, queries) if integers else FloatPairs(encoder, queries)
 
     def score(chunk: Chunk) -> Tensor:
         norms, shares = scales_of(encoder, chunk.scales)
         weights = shares if norm == "block" else shares * norms.unsqueeze(2)
         if norm == "vector":
             weights = weights / norms.norm(dim=1).clamp(min=TINY).view(-1, 1, 1)
-        scored: Tensor = products.scores(chunk, weights)
-        return scored
+        return products.scores(chunk, weights)
 
     return score
 

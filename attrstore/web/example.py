@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from attrstore.errors import InputError
 from attrstore.web.frame import chosen_pair, number, page
@@ -60,7 +60,7 @@ def _drives(snapshot: Snapshot, address: Address, scoring: Scoring, example_id: 
     )
 
 
-def _row(address: Address, row: tuple[Any, ...]) -> Markup:
+def _row(address: Address, row: tuple[str, str, str, int, float, float | None]) -> Markup:
     name, prompt, target, rank, score, label = row
     link = el("a", saying(prompt, target), href=address.to("/query", id=name))
     return el(

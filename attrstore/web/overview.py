@@ -208,7 +208,7 @@ def _by(snapshot: Snapshot, address: Address, pair: Pair) -> Markup | None:
     return el("section", el("h2", f"MRR by {key}"), form, _scrolling(table, f"MRR by {key}"), id="by")
 
 
-def _value_row(row: tuple[Any, ...]) -> Markup:
+def _value_row(row: tuple[str, int, float | None, float | None]) -> Markup:
     value, queries, a, b = row
     return el(
         "tr",
@@ -289,7 +289,7 @@ def _table(store: Store, file: str, name: str) -> tuple[list[str], list[tuple[An
     return [column[0] for column in cursor.description or ()], cursor.fetchall()
 
 
-def plain_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], says: str) -> Markup:
+def plain_table(columns: Sequence[str], rows: Sequence[Sequence[object]], says: str) -> Markup:
     """Return any rows as a table: numbers to the right, everything else as text."""
     numeric = [any(isinstance(row[i], int | float) for row in rows) for i in range(len(columns))]
     heads = [
@@ -300,7 +300,7 @@ def plain_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], says: str
     return _scrolling(el("table", el("thead", el("tr", *heads)), el("tbody", *body)), says)
 
 
-def _cell(value: Any) -> Markup:
+def _cell(value: object) -> Markup:
     if value is None:
         return el("td", el("span", "NULL", class_="none"))
     if isinstance(value, float):

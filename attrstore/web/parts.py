@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from attrstore.errors import InputError
 from attrstore.web import charts
@@ -125,7 +125,7 @@ def _numbered(parts: Sequence[Part]) -> list[tuple[str, float]]:
 
 
 def _values(sides: dict[str, list[Part]]) -> Markup:
-    rows: list[Sequence[Any]] = [
+    rows: list[Sequence[object]] = [
         (side, i, part.token, part.part) for side, every in sides.items() for i, part in enumerate(every, 1)
     ]
     if not rows:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from attrstore.errors import InputError
 from attrstore.web import charts
@@ -126,12 +126,14 @@ def table_rows(
     ]
 
 
-def _measured(store: Store, ends: tuple[int, int], pair: Pair, asked: dict[str, Any]) -> list[Listed]:
+def _measured(store: Store, ends: tuple[int, int], pair: Pair, asked: dict[str, object]) -> list[Listed]:
     parameters = {"a": pair.a.scoring_id, "b": pair.b.scoring_id, "first": ends[0], "last": ends[1], **asked}
     return [Listed(*row) for row in store.named("web", "queries_measured", parameters).fetchall()]
 
 
-def _row(address: Address, pair: Pair | None, query: tuple[Any, ...], found: Listed, at: int) -> Markup:
+def _row(
+    address: Address, pair: Pair | None, query: tuple[str, str, str, float | None], found: Listed, at: int
+) -> Markup:
     name, prompt, target, logprob = query
     cells: list[Child] = [
         el("td", el("bdi", name), class_="id"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from attrstore.errors import InputError
 from attrstore.web import marks, parts
@@ -33,7 +33,7 @@ class Query(NamedTuple):
     labelled: int
 
     @property
-    def known(self) -> dict[str, Any]:
+    def known(self) -> dict[str, object]:
         """The metadata, by key."""
         found = json.loads(self.metadata or "{}")
         return found if isinstance(found, dict) else {}
@@ -288,6 +288,6 @@ def _way(address: Address, before: str | None, after: str | None) -> Markup:
               class_="way", aria_label="Queries")  # fmt: skip
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     shown = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return shown if len(shown) <= 120 else shown[:119] + "…"

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
 
     from attrstore.ingest.encode.capture import GradientEncoder
     from attrstore.ingest.model.causal import LoadedModel
@@ -293,7 +294,7 @@ class Explainer:
         return directions
 
 
-def _named(tokenizer: Any, item: Item, row: ExampleRow) -> list[tuple[str, int | None]]:
+def _named(tokenizer: PreTrainedTokenizerBase, item: Item, row: ExampleRow) -> list[tuple[str, int | None]]:
     """Return each token of an example as it stands in the text, and where; a token of its own has no place."""
     ids = [token for window in item.windows for token in window]
     text = row[1]

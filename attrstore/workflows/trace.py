@@ -10,7 +10,7 @@ import json
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from attrstore import html
 from attrstore.errors import InputError, flag
@@ -23,6 +23,7 @@ from attrstore.vectors import encoders
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from typing import Any
 
     from attrstore.methods import Method
     from attrstore.progress import Progress
@@ -224,7 +225,7 @@ def _checkpoints(store: Store, subject: Subject) -> list[Encoder]:
     """Return the plain encoders, one a model, that differ from the first of this model in the model alone."""
     own = _gradients(store, subject, corrected=False)
 
-    def recipe(encoder: Encoder) -> dict[str, Any]:
+    def recipe(encoder: Encoder) -> dict[str, object]:
         return {key: value for key, value in encoder.spec.items() if key not in ("model", "tokenizer")}
 
     same = [e for e in encoders.load_all(store, "gradient") if recipe(e) == recipe(own)]

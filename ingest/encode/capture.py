@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -15,6 +15,9 @@ from attrstore.vectors.encoders import make_blocks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from torch import nn
+    from transformers import PreTrainedModel
 
     from attrstore.ingest.encode.projection import Projection
     from attrstore.ingest.model.linear import LinearMap
@@ -33,8 +36,8 @@ def hooked(
     before them is differentiated.
     """
 
-    def hook_of(linear: LinearMap) -> Any:
-        def forward(_: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    def hook_of(linear: LinearMap) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+        def forward(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             if not torch.is_grad_enabled():
                 return
             if not output.requires_grad:
@@ -63,7 +66,7 @@ class GradientEncoder:
 
     def __init__(
         self,
-        model: Any,
+        model: PreTrainedModel,
         maps: Sequence[LinearMap],
         projections: Mapping[str, Projection],
         block_of: Callable[[LinearMap], str],

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Unpack
 
 import torch
 from torch import Tensor
@@ -24,6 +24,8 @@ from attrstore.vectors.encoders import Encoder, make_blocks
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from attrstore.ingest.model.embedding import EmbeddingModel
     from attrstore.ingest.model.sequences import Batch, ExampleRow, QueryRow
@@ -114,7 +116,9 @@ class Texts:
     passage_prefix: str = ""
     lower_case: bool = False
 
-    def queries(self, rows: Iterable[QueryRow], tokenizer: Any, context: int) -> list[Item]:
+    def queries(
+        self, rows: Iterable[QueryRow], tokenizer: PreTrainedTokenizerBase, context: int
+    ) -> list[Item]:
         """Tokenise queries (query_id, prompt, target): the text is both, as for BM25."""
         return self._items(
             [(key, self.query_prefix + prompt + target) for key, prompt, target, *_ in rows],
@@ -122,14 +126,21 @@ class Texts:
         )  # fmt: skip
 
     def examples(
-        self, rows: Iterable[ExampleRow], tokenizer: Any, context: int, long: str, loss: str = "auto"
+        self,
+        rows: Iterable[ExampleRow],
+        tokenizer: PreTrainedTokenizerBase,
+        context: int,
+        long: str,
+        loss: str = "auto",
     ) -> list[Item]:
         """Tokenise training examples (example_id, text)."""
         return self._items(
             [(key, self.passage_prefix + text) for key, text, *_ in rows], tokenizer, context, long
         )
 
-    def _items(self, rows: list[tuple[int, str]], tokenizer: Any, context: int, long: str) -> list[Item]:
+    def _items(
+        self, rows: list[tuple[int, str]], tokenizer: PreTrainedTokenizerBase, context: int, long: str
+    ) -> list[Item]:
         if not rows:
             return []
         texts = [text.lower() if self.lower_case else text for _, text in rows]
@@ -155,7 +166,7 @@ def _item(key: int, n_tokens: int, kept: list[int], context: int, long: str) -> 
 class _Embed:
     """Pools the last hidden state; vectors keep their length, so that a dot product is possible too."""
 
-    def __init__(self, model: Any, pooling: str) -> None:
+    def __init__(self, model: PreTrainedModel, pooling: str) -> None:
         self.model, self.pooling = model, pooling
         self.device = next(model.parameters()).device
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from attrstore.errors import Interrupted, MismatchError, flag
 from attrstore.ingest.model import causal
@@ -116,7 +116,7 @@ class EncodingJob:
         self.run.rows += len(table)
 
     @property
-    def _key(self) -> dict[str, Any]:
+    def _key(self) -> dict[str, object]:
         return {"encoder": self.plan.encoder.encoder_id}
 
 

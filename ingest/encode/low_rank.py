@@ -6,7 +6,7 @@ T (in + out) for each pair.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -20,6 +20,8 @@ from attrstore.vectors.encoders import make_blocks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+
+    from transformers import PreTrainedModel
 
     from attrstore.ingest.encode.projection import Projection
     from attrstore.ingest.model.linear import LinearMap
@@ -43,7 +45,7 @@ class LowRankEncoder:
 
     def __init__(
         self,
-        model: Any,
+        model: PreTrainedModel,
         maps: Sequence[LinearMap],
         projections: Mapping[str, Projection],
         rank: int,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import pyarrow
 import torch
@@ -14,6 +14,8 @@ from attrstore.vectors import packing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from transformers import PreTrainedTokenizerBase
 
     from attrstore.ingest.encode.recipes import EncodingRecipe
     from attrstore.ingest.model.causal import LoadedModel
@@ -33,12 +35,19 @@ class Encode(Protocol):
 class Itemise(Protocol):
     """Turns rows into items."""
 
-    def queries(self, rows: Iterable[QueryRow], tokenizer: Any, context: int) -> list[Item]:
+    def queries(
+        self, rows: Iterable[QueryRow], tokenizer: PreTrainedTokenizerBase, context: int
+    ) -> list[Item]:
         """Tokenise (query_id, prompt, target)."""
         ...
 
     def examples(
-        self, rows: Iterable[ExampleRow], tokenizer: Any, context: int, long: str, loss: str = "auto"
+        self,
+        rows: Iterable[ExampleRow],
+        tokenizer: PreTrainedTokenizerBase,
+        context: int,
+        long: str,
+        loss: str = "auto",
     ) -> list[Item]:
         """Tokenise (example_id, text)."""
         ...
@@ -58,7 +67,7 @@ class Plan:
     state: str | None = None  # in a line, of encodings that an optimizer's state may correct: which one does
 
     @property
-    def parameters(self) -> dict[str, Any]:
+    def parameters(self) -> dict[str, object]:
         """What a run of it is recorded with."""
         return {
             "encoder": self.encoder.encoder_id,
@@ -107,7 +116,7 @@ def _work(items: Sequence[Item], batch_tokens: int) -> Iterator[Batch | list[Ite
 
 def _common(
     items: Sequence[Item], encoded: tuple[Tensor, Tensor] | None, key: str, kind: str
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """The columns of both tables; a vector that is not finite turns its row's status."""
     statuses = [item.status for item in items]
     losses: list[float | None] = [None] * len(items)

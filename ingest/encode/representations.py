@@ -21,7 +21,7 @@ from attrstore.runs import writes
 from attrstore.vectors.encoders import Encoder, make_blocks
 
 if TYPE_CHECKING:
-    from typing import Any
+    from transformers import PreTrainedModel
 
     from attrstore.ingest.model.sequences import Batch, Item
     from attrstore.progress import Progress
@@ -79,7 +79,7 @@ def plan(
 class _HiddenStates:
     """Pools one layer's hidden states over the tokens before the first target of a query, or over all."""
 
-    def __init__(self, model: Any, layer: int, pooling: str) -> None:
+    def __init__(self, model: PreTrainedModel, layer: int, pooling: str) -> None:
         self.model, self.layer, self.pooling = model, layer, pooling
         self.device = next(model.parameters()).device
 

@@ -84,7 +84,7 @@ def safetensors(path: Path) -> tuple[tuple[int, int], Blocks]:
             shapes = {tuple(opened.get_slice(name).get_shape()) for name in names}
     except (SafetensorError, OSError) as error:
         raise InputError(f"{path}: cannot be read as safetensors. {error}") from error
-    shape: tuple[Any, ...] = next(iter(shapes)) if len(shapes) == 1 else ()
+    shape: tuple[int, ...] = next(iter(shapes)) if len(shapes) == 1 else ()
     if len(shape) != 2:
         raise InputError(
             f"{path}: holds {', '.join(map(str, sorted(shapes))) or 'nothing'}; scores are one matrix, queries by "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from attrstore.errors import InputError
 from attrstore.ingest.files.readers import InputFile, find_files
@@ -19,7 +19,7 @@ class Arrow(Protocol):
     def __arrow_c_stream__(self, requested_schema: object | None = None) -> object: ...
 
 
-Given = str | Path | Iterable[str | Path | Mapping[str, Any]] | Arrow
+Given = str | Path | Iterable[str | Path | Mapping[str, object]] | Arrow
 
 
 def find_inputs(given: Given) -> list[InputFile]:
@@ -52,7 +52,7 @@ def described(given: Given) -> list[str]:
     return ["given rows"]
 
 
-def _of_table(given: Any) -> InputFile:
+def _of_table(given: object) -> InputFile:
     import pyarrow as pa
 
     table: pyarrow.Table = pa.table(given)

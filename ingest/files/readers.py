@@ -10,7 +10,7 @@ import json
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING
 
 from attrstore.errors import InputError
 
@@ -47,7 +47,9 @@ class InputFile:
     compression: str  # none, gzip
     size: int  # bytes on disk
     unit: str  # what a place in the file is called: line, row
-    rows: Any = None  # dictionaries or an Arrow table, where there is no file: they are in memory
+    rows: Sequence[Mapping[str, object]] | pyarrow.Table | None = (
+        None  # dictionaries or an Arrow table, where there is no file: they are in memory
+    )
 
     def place(self, line: int) -> str:
         """Name a place in the file as a person would look for it."""
@@ -62,7 +64,7 @@ class InputFile:
 class Source:
     """A file on its way into DuckDB: parameters of its reader, tables that it streams, what went wrong."""
 
-    parameters: dict[str, Any] = field(default_factory=dict)
+    parameters: dict[str, object] = field(default_factory=dict)
     tables: dict[str, pyarrow.RecordBatchReader] = field(default_factory=dict)
     failure: BaseException | None = None
 
@@ -198,7 +200,7 @@ def _chunks(file: InputFile, progress: Callable[[int], None]) -> Iterator[tuple[
         yield line, _decoded(b"".join(pending))
 
 
-def row_lines(rows: Sequence[Mapping[str, Any]], at_once: int = 10_000) -> Iterator[tuple[int, str]]:
+def row_lines(rows: Sequence[Mapping[str, object]], at_once: int = 10_000) -> Iterator[tuple[int, str]]:
     """Yield (number of the first row, rows as lines of JSON)."""
     for start in range(0, len(rows), at_once):
         part = rows[start : start + at_once]
@@ -226,7 +228,8 @@ def _arrow_reader(file: InputFile) -> pyarrow.RecordBatchReader:
     import pyarrow as pa
 
     if file.rows is not None:
-        return file.rows.to_reader()
+        table: pyarrow.Table = file.rows
+        return table.to_reader()
     with read_errors(file):
         mapped = pa.memory_map(str(file.path))
         try:

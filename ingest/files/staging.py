@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypedDict, cast
+from typing import TYPE_CHECKING, TypedDict, cast
 
 import duckdb
 
@@ -207,10 +207,10 @@ def _read(
     file: InputFile,
     into: str,
     name: str,
-    parameters: dict[str, Any],
+    parameters: dict[str, object],
     progress: Callable[[int], None] = lambda done: None,
     shaped: str | None = None,
-) -> list[tuple[Any, ...]]:
+) -> list[tuple[object, ...]]:
     """Run the named statement over `records`, the rows of a file, and `shaped`, those rows as the job takes them."""
     query = f"{into}WITH records AS ({statement('ingest', file.reader)})"
     if shaped is not None:
@@ -238,7 +238,7 @@ def _absent(store: Store, files: list[InputFile], columns: Sequence[Column]) -> 
     for index, filled in store.named("ingest", "filled").fetchall():
         if all(filled):
             continue
-        present = [row[0] for row in _read(store, files[index], "", "columns", {})]
+        present = [str(row[0]) for row in _read(store, files[index], "", "columns", {})]
         for position, column in enumerate(columns):
             if filled[position] or column.name in present:
                 continue
@@ -269,14 +269,14 @@ def listed(lines: list[str], total: int, advice: str) -> str:
 
 
 @contextmanager
-def written(store: Store, job: str, counts: Counts, **parameters: Any) -> Iterator[None]:
+def written(store: Store, job: str, counts: Counts, **parameters: object) -> Iterator[None]:
     """Commit the block as one transaction and record it as a run of `counts` rows."""
     with recorded(store, job, **parameters) as run, store.transaction():
         yield
         run.rows = counts.added + counts.updated + counts.replaced
 
 
-def job_parameters(files: Given, columns: Sequence[Column], **flags: bool) -> dict[str, Any]:
+def job_parameters(files: Given, columns: Sequence[Column], **flags: bool) -> dict[str, object]:
     """Return what a run records about its call."""
     return {"files": described(files), **{c.option: c.name for c in columns}, **flags}
 

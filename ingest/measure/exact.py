@@ -6,7 +6,7 @@ queries' factors are held, and an example's are contracted with them while its b
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,6 +16,8 @@ from attrstore.ingest.model.backward import Backward
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+
+    from transformers import PreTrainedModel
 
     from attrstore.ingest.encode.projection import Projection
     from attrstore.ingest.model.linear import LinearMap
@@ -73,7 +75,7 @@ class ExactGradients:
 
     def __init__(
         self,
-        model: Any,
+        model: PreTrainedModel,
         maps: Sequence[LinearMap],
         corrections: Mapping[str, Projection],
         block_of: Callable[[LinearMap], str],

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -27,6 +27,8 @@ from attrstore.progress import Progress, silent
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from transformers import PreTrainedModel
 
     from attrstore.ingest.measure.one_step import Moment
     from attrstore.ingest.model.sequences import Batch, Item
@@ -43,7 +45,7 @@ class Scores:
     query_ids: list[int]
     example_ids: Tensor  # int64 [n]
     scores: Tensor  # float32 [queries, n]
-    spec: dict[str, Any]  # every parameter that changes a score
+    spec: dict[str, object]  # every parameter that changes a score
 
 
 def score_selected(store: Store, options: MirroredOptions, progress: Progress = silent) -> Scores:
@@ -88,7 +90,7 @@ def score_selected(store: Store, options: MirroredOptions, progress: Progress = 
             f"{flag('learning_rate')}."
         )
     causal.register(store, loaded)
-    spec = {
+    spec: dict[str, object] = {
         "model": loaded.fingerprint,
         "optimizer": form,
         "optimizer_state": optimizer.fingerprint(moments),
@@ -111,7 +113,9 @@ class Mirror:
         moments: as of `OneStep`.
     """
 
-    def __init__(self, model: Any, learning_rate: float, moments: Mapping[str, Moment] | None) -> None:
+    def __init__(
+        self, model: PreTrainedModel, learning_rate: float, moments: Mapping[str, Moment] | None
+    ) -> None:
         self.step = OneStep(model, learning_rate, moments)
 
     def __call__(
@@ -128,7 +132,7 @@ class Mirror:
         items = [item for batch in batches for item in batch.items]
         total, done = len(items) * (len(queries) + 1), 0
 
-        def losses(model: Any) -> Tensor:
+        def losses(model: PreTrainedModel) -> Tensor:
             nonlocal done
             parts = []
             for batch in batches:

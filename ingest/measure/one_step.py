@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,6 +17,8 @@ from attrstore.ingest.model.optimizer import Full, Saved
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from torch import nn
 
     from attrstore.ingest.model.sequences import Batch, Item
 
@@ -73,7 +75,7 @@ class OneStep:
             plain gradient step on all parameters, or on those of the model's adapter.
     """
 
-    def __init__(self, model: Any, learning_rate: float, moments: Mapping[str, Moment] | None) -> None:
+    def __init__(self, model: nn.Module, learning_rate: float, moments: Mapping[str, Moment] | None) -> None:
         self.model = model
         self.learning_rate = learning_rate
         self.device = next(model.parameters()).device

@@ -8,7 +8,7 @@ import time
 import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import pyarrow
 import torch
@@ -27,6 +27,7 @@ from attrstore.vectors import encoders
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from typing import Any
 
     from attrstore.ingest.model.causal import LoadedModel
     from attrstore.ingest.model.sequences import Item
@@ -218,7 +219,7 @@ class Job:
     """Computes the pairs of a work list that have no exact score yet."""
 
     store: Store
-    key: dict[str, Any]  # scoring, top, recipe
+    key: dict[str, object]  # scoring, top, recipe
     loaded: LoadedModel
     exact: ExactGradients
     long: str

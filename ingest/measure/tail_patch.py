@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pyarrow
 
@@ -65,7 +65,7 @@ class Setting:
         return f"tail_patch {self.model} {self.optimizer} {self.learning_rate!r}"
 
     @property
-    def key(self) -> dict[str, Any]:
+    def key(self) -> dict[str, object]:
         """As parameters of a statement."""
         return {"model": self.model, "optimizer": self.optimizer, "learning_rate": self.learning_rate}
 

@@ -18,6 +18,7 @@ from attrstore.ingest.model import broken
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."  # PeftModel's, before the names of the model it wraps
 _MATRIX = re.compile(r"(.+\.lora_[AB])\.[^.]+")  # a matrix is named after its adapter as well: lora_A.default
@@ -64,7 +65,7 @@ class Adapter:
             )
         return cls(folder, _find_base(folder, config), config)
 
-    def attach(self, model: Any) -> Any:
+    def attach(self, model: nn.Module) -> nn.Module:
         """Return `model`, changed in place: each layer that the adapter targets computes W x + s B A x."""
         import peft
 
@@ -76,7 +77,7 @@ class Adapter:
             wrapped = peft.PeftModel.from_pretrained(
                 model, str(self.folder), torch_device="cpu", autocast_adapter_dtype=False
             )
-        adapted = wrapped.get_base_model()
+        adapted: nn.Module = wrapped.get_base_model()
         self._refuse_other_layers(adapted)
         self._refuse_other_weights(adapted)
         return adapted
@@ -92,7 +93,7 @@ class Adapter:
             digest.update(hashlib.file_digest(stream, "sha256").digest())
         return digest.hexdigest()[:16]
 
-    def _refuse_other_layers(self, model: Any) -> None:
+    def _refuse_other_layers(self, model: nn.Module) -> None:
         from peft.tuners.lora import Linear, LoraLayer
 
         for name, module in model.named_modules():
@@ -105,7 +106,7 @@ class Adapter:
                     f"{_MERGE}"
                 )
 
-    def _refuse_other_weights(self, model: Any) -> None:
+    def _refuse_other_weights(self, model: nn.Module) -> None:
         """PEFT passes over weights that fit nothing, and leaves at their start those that are missing."""
         from safetensors import safe_open
 
@@ -122,7 +123,7 @@ class Adapter:
                 )
 
 
-def matrices(model: Any) -> Iterator[tuple[str, str, nn.Linear]]:
+def matrices(model: nn.Module) -> Iterator[tuple[str, str, nn.Linear]]:
     """Yield (clean name, name in the model, module) of each A [r, in] and B [out, r], in the model's order."""
     for name, module in model.named_modules():
         matched = _MATRIX.fullmatch(name)
@@ -130,7 +131,7 @@ def matrices(model: Any) -> Iterator[tuple[str, str, nn.Linear]]:
             yield matched[1], name, module
 
 
-def trained(model: Any) -> dict[str, nn.Parameter]:
+def trained(model: nn.Module) -> dict[str, nn.Parameter]:
     """Return the parameters that were trained, by name in the model's order: an adapter's own, or all."""
     prefixes = tuple(f"{name}." for _, name, _ in matrices(model))
     return {

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from attrstore.ingest.model.sequences import Batch
 
 # Told of some targets: their windows, positions, the head's inputs [n, H] and its outputs' gradients [n, V].
@@ -25,7 +27,7 @@ class Backward:
     batch are never held. Any other model goes through its own forward.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
         self.device = next(model.parameters()).device
         self.head = model.get_output_embeddings()

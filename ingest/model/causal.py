@@ -7,7 +7,7 @@ import json
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict
 
 import torch
 
@@ -17,7 +17,9 @@ from attrstore.ingest.model.adapters import Adapter
 from attrstore.vectors.devices import choose_device
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
+
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from attrstore.store import Store
 
@@ -34,8 +36,8 @@ _IGNORED_CONFIG = {"_name_or_path", "transformers_version", "torch_dtype", "dtyp
 class LoadedModel:
     """A model in evaluation mode with frozen weights, and its identity."""
 
-    model: Any
-    tokenizer: Any
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
     path: str
     fingerprint: str
     tokenizer_fingerprint: str
@@ -136,7 +138,15 @@ def _step(folder: Path) -> tuple[int, str]:
     return int(digits) if digits.isdigit() else 0, folder.name
 
 
-def refuse_other_weights(named: str, info: dict[str, Any], unused: tuple[str, ...] = ()) -> None:
+class LoadingInfo(TypedDict):
+    """What transformers says of a loading."""
+
+    missing_keys: Iterable[str]
+    unexpected_keys: Iterable[str]
+    mismatched_keys: Iterable[tuple[object, ...]]  # the name, then both shapes
+
+
+def refuse_other_weights(named: str, info: LoadingInfo, unused: tuple[str, ...] = ()) -> None:
     """Refuse a model whose weights are not all from its files, by what transformers says of the loading.
 
     Args:
@@ -144,7 +154,7 @@ def refuse_other_weights(named: str, info: dict[str, Any], unused: tuple[str, ..
         unused: beginnings of names that may be missing, since they play no part.
     """
     missing = sorted(key for key in info["missing_keys"] if not key.startswith(unused))
-    mismatched = sorted(key[0] for key in info["mismatched_keys"])
+    mismatched = sorted(str(key[0]) for key in info["mismatched_keys"])
     unexpected = [] if unused else sorted(info["unexpected_keys"])
     for names, problem in (
         (missing, "its weights lack {}, which would be random"),
@@ -231,7 +241,7 @@ def model_fingerprint(folder: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def tokenizer_fingerprint(tokenizer: Any) -> str:
+def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
     """Hash what the tokenizer does to text: 16 hexadecimal digits."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     content = backend.to_str() if backend is not None else json.dumps(tokenizer.get_vocab(), sort_keys=True)

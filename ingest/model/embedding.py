@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from attrstore.errors import InputError, flag
 from attrstore.ingest.model import broken, causal, sentence_settings, weights
@@ -13,6 +13,8 @@ from attrstore.ingest.model.causal import LoadedModel
 from attrstore.vectors.devices import choose_device
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from attrstore.ingest.model.sentence_settings import Settings
 
 # Weights that a checkpoint may lack: they play no part in the last hidden state.
@@ -76,7 +78,7 @@ def load(
     return loaded
 
 
-def _reserved(model: Any) -> int:
+def _reserved(model: PreTrainedModel) -> int:
     """How many learned positions no token has: RoBERTa and its kin number them from after the padding's."""
     learned = getattr(getattr(model, "embeddings", None), "position_embeddings", None)
     padding = getattr(learned, "padding_idx", None)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from attrstore.errors import InputError, flag
 from attrstore.ingest.model import adapters
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 Role = Literal["layer", "embedding", "head"]
 
@@ -30,7 +33,7 @@ class LinearMap(NamedTuple):
         return matrix.T if self.transposed else matrix
 
 
-def find(model: Any, modules: str | None = None) -> list[LinearMap]:
+def find(model: PreTrainedModel, modules: str | None = None) -> list[LinearMap]:
     """Return the linear maps of the model's layers, or those that are asked for, in the order of its modules.
 
     Of a model with a LoRA adapter they are the adapter's own maps A and B and no others, since they are what was
@@ -56,7 +59,7 @@ def find(model: Any, modules: str | None = None) -> list[LinearMap]:
     return chosen
 
 
-def _all(model: Any) -> list[LinearMap]:
+def _all(model: PreTrainedModel) -> list[LinearMap]:
     maps = [
         LinearMap(name, module, module.out_features, module.in_features, False, f"{own_name}.weight")
         for name, own_name, module in adapters.matrices(model)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -10,11 +10,13 @@ from torch import Tensor
 from attrstore.ingest.model.backward import LOGITS_AT_ONCE
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from attrstore.ingest.model.sequences import Batch
 
 
 @torch.no_grad()
-def target_logprobs(model: Any, batch: Batch, *, split: bool, precise: bool = True) -> Tensor:
+def target_logprobs(model: PreTrainedModel, batch: Batch, *, split: bool, precise: bool = True) -> Tensor:
     """Return the log-probability of each item's targets, summed, in nats: float64 [items], on the CPU.
 
     Args:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Required, TypedDict
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from attrstore.errors import InputError, flag
 from attrstore.ingest.model import adapters, broken
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from attrstore.ingest.model.linear import LinearMap
 
@@ -49,10 +50,32 @@ class Factored(NamedTuple):
 
 
 Moment = Full | Factored
+Entry = Mapping[
+    str, Tensor
+]  # what the optimizer keeps of one parameter; of some its count of steps is a plain number
+
+
+class Group(TypedDict, total=False):
+    """Parameters with the same settings, as torch.optim saves them."""
+
+    params: Required[list[int]]
+    lr: float
+    initial_lr: float
+    betas: tuple[float, float]
+    eps: float
+    decay_rate: float
+    beta2_decay: float
+
+
+class State(TypedDict):
+    """An optimizer's state_dict; FSDP and its like name the entries by parameter."""
+
+    state: dict[int | str, Entry]
+    param_groups: list[Group]
 
 
 def second_moments(
-    file: str | Path, model: Any, maps: Sequence[LinearMap], correction: str
+    file: str | Path, model: nn.Module, maps: Sequence[LinearMap], correction: str
 ) -> dict[str, Moment]:
     """Return the second moment of each linear map's weight, by the map's name.
 
@@ -84,7 +107,7 @@ def second_moments(
     return moments
 
 
-def parameter_moments(file: str | Path, model: Any) -> dict[str, Saved]:
+def parameter_moments(file: str | Path, model: nn.Module) -> dict[str, Saved]:
     """Return the second moment of every parameter that was trained, in the parameter's own shape, by its name.
 
     Raises:
@@ -110,14 +133,14 @@ def parameter_moments(file: str | Path, model: Any) -> dict[str, Saved]:
     return moments
 
 
-def _group(saved: dict[str, Any], entry: dict[str, Any]) -> dict[str, Any]:
+def _group(saved: State, entry: Entry) -> Group:
     """Return the settings of the group that the entry's parameter is in."""
     own = next(key for key, of_key in saved["state"].items() if of_key is entry)
-    groups: list[dict[str, Any]] = saved["param_groups"]
+    groups = saved["param_groups"]
     return next((group for group in groups if own in group["params"]), groups[0])
 
 
-def _settings(entry: dict[str, Any], group: dict[str, Any]) -> tuple[float, float, float, float]:
+def _settings(entry: Entry, group: Group) -> tuple[float, float, float, float]:
     """Return epsilon, beta2, bias and learning rate of an entry's next step."""
     step = float(entry.get("step", 0)) + 1
     rate = float(group.get("initial_lr") or group.get("lr") or 0)
@@ -141,7 +164,7 @@ def fingerprint(moments: Mapping[str, Saved] | None) -> str | None:
     return digest.hexdigest()[:16]
 
 
-def _whole(entry: dict[str, Any], name: str, file: Path) -> Tensor:
+def _whole(entry: Entry, name: str, file: Path) -> Tensor:
     where = f"{flag('optimizer_state')} {file}: the second moment of {name}"
     # what AdamW, and the two Adafactors for anything but a matrix, call it
     values: Tensor | None = next(
@@ -160,11 +183,11 @@ def _whole(entry: dict[str, Any], name: str, file: Path) -> Tensor:
     return values
 
 
-def _read(file: Path) -> dict[str, Any]:
+def _read(file: Path) -> State:
     if not file.is_file():
         raise InputError(f"{flag('optimizer_state')} {file}: no such file.")
     with broken.named(f"{flag('optimizer_state')} {file}: not a file of tensors written by torch.save."):
-        state = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+        state: State = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     if not isinstance(state, dict) or not {"state", "param_groups"} <= state.keys():
         raise InputError(
             f"{flag('optimizer_state')} {file}: not an optimizer's state_dict (no 'state', 'param_groups')."
@@ -172,15 +195,15 @@ def _read(file: Path) -> dict[str, Any]:
     return state
 
 
-def _match(state: dict[str, Any], model: Any, file: Path) -> dict[str, dict[str, Any]]:
+def _match(state: State, model: nn.Module, file: Path) -> dict[str, Entry]:
     with broken.named(f"{flag('optimizer_state')} {file}: not a state_dict as torch.optim writes it."):
         return _matched(state, model, file)
 
 
-def _matched(state: dict[str, Any], model: Any, file: Path) -> dict[str, dict[str, Any]]:
+def _matched(state: State, model: nn.Module, file: Path) -> dict[str, Entry]:
     entries = state["state"]
     if entries and all(isinstance(key, str) for key in entries):
-        return {name.removeprefix(adapters.PREFIX): entry for name, entry in entries.items()}
+        return {str(name).removeprefix(adapters.PREFIX): entry for name, entry in entries.items()}
     ids = [index for group in state["param_groups"] for index in group["params"]]
     shapes = {name: tuple(parameter.shape) for name, parameter in adapters.trained(model).items()}
     problems = []
@@ -194,7 +217,7 @@ def _matched(state: dict[str, Any], model: Any, file: Path) -> dict[str, dict[st
     )
 
 
-def _orders(model: Any, n_groups: int) -> list[tuple[str, list[str]]]:
+def _orders(model: nn.Module, n_groups: int) -> list[tuple[str, list[str]]]:
     """Return the parameter orders to try, the likelier first (the Trainer always makes two groups)."""
     names = list(adapters.trained(model))
     norms = {
@@ -210,7 +233,7 @@ def _orders(model: Any, n_groups: int) -> list[tuple[str, list[str]]]:
 
 
 def _first_misfit(
-    ids: list[int], entries: dict[int, dict[str, Any]], names: list[str], shapes: dict[str, tuple[int, ...]]
+    ids: list[int], entries: Mapping[int | str, Entry], names: list[str], shapes: dict[str, tuple[int, ...]]
 ) -> str | None:
     if len(ids) != len(names):
         return f"the state has {len(ids)} parameters and the model {len(names)}"
@@ -221,7 +244,7 @@ def _first_misfit(
     return None
 
 
-def _shape(entry: dict[str, Any]) -> tuple[int, ...] | None:
+def _shape(entry: Entry) -> tuple[int, ...] | None:
     for key in ("exp_avg_sq", "exp_avg"):
         if key in entry and isinstance(entry[key], Tensor) and entry[key].ndim:
             return tuple(entry[key].shape)
@@ -231,7 +254,7 @@ def _shape(entry: dict[str, Any]) -> tuple[int, ...] | None:
     return None
 
 
-def _moment(entry: dict[str, Any], linear: LinearMap, correction: str, file: Path) -> Moment:
+def _moment(entry: Entry, linear: LinearMap, correction: str, file: Path) -> Moment:
     where = f"{flag('optimizer_state')} {file}: the second moment of {linear.weight}"
     if "exp_avg_sq" in entry and entry["exp_avg_sq"].ndim == 2:
         values = linear.oriented(entry["exp_avg_sq"].float())

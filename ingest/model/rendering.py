@@ -9,12 +9,15 @@ import hashlib
 import json
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from attrstore.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+    from typing import Any
+
+    from transformers import PreTrainedTokenizerBase
 
     from attrstore.store import Store
 
@@ -44,10 +47,10 @@ class Rendering:
             prompt or is the chat's last turn; `assistant`, what the chat template marks as generated.
     """
 
-    tokenizer: Any
+    tokenizer: PreTrainedTokenizerBase
     loss: str = "auto"
 
-    def example(self, shape: str, original: dict[str, Any]) -> Rendered | str:
+    def example(self, shape: str, original: Mapping[str, Any]) -> Rendered | str:
         """Render an example that is no text; a sentence where no token of it carries loss.
 
         Raises `InputError` where the chat template is missing, or does not say what the assistant's tokens are.
@@ -57,7 +60,7 @@ class Rendering:
             return rendered
         return f"no token carries loss ({self.loss})"
 
-    def _of(self, shape: str, original: dict[str, Any]) -> Rendered | str:
+    def _of(self, shape: str, original: Mapping[str, Any]) -> Rendered | str:
         if shape == "tokens":
             return self._tokens(original)
         if shape == "completion":
@@ -73,7 +76,7 @@ class Rendering:
         """Render a query's chat: the last turn's tokens, with what the template ends it with, are the target."""
         return self._after(turns[:-1], turns)
 
-    def _tokens(self, original: dict[str, Any]) -> Rendered | str:
+    def _tokens(self, original: Mapping[str, Any]) -> Rendered | str:
         tokens: list[int] = original["input_ids"]
         if tokens and max(tokens) >= len(self.tokenizer):
             return f"token {max(tokens)} is not one of the tokenizer's {len(self.tokenizer)}"
@@ -134,7 +137,7 @@ class Rendering:
         return template if isinstance(template, str) else json.dumps(template, sort_keys=True)
 
 
-def chat_template(store: Store, tokenizer: Any) -> dict[str, str]:
+def chat_template(store: Store, tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
     """Return the part of a spec that says which chat template rendered: its hash; nothing for a store without chats."""
     if tokenizer.chat_template is None or not store.named("encodings", "has_chats").fetchall()[0][0]:
         return {}

@@ -70,10 +70,10 @@ def read(folder: Path) -> Settings:
     )
 
 
-def _pooling(config: dict[str, Any]) -> str:
+def _pooling(config: dict[str, object]) -> str:
     named = config.get("pooling_mode")
     modes = [named] if isinstance(named, str) else named
-    if modes is None:
+    if not isinstance(modes, list):
         modes = [mode for flag, mode in _FLAGS.items() if config.get(flag)] or ["mean"]
     return "+".join(_OURS.get(mode, mode) for mode in modes)  # several are concatenated
 

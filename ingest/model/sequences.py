@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,6 +13,8 @@ from attrstore.ingest.model.rendering import Rendered, Rendering
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
+
+    from transformers import PreTrainedTokenizerBase
 
     # id, text, and of an example that is no text its shape and its original as JSON
     ExampleRow = tuple[int, str] | tuple[int, str, str | None, str | None]
@@ -54,7 +56,11 @@ class Item:
 
 
 def examples(
-    rows: Iterable[ExampleRow], tokenizer: Any, context: int, long: str, loss: str = "auto"
+    rows: Iterable[ExampleRow],
+    tokenizer: PreTrainedTokenizerBase,
+    context: int,
+    long: str,
+    loss: str = "auto",
 ) -> list[Item]:
     """Tokenise training examples, in the order of the rows.
 
@@ -120,7 +126,7 @@ class Frame(NamedTuple):
     closing: list[int]  # such as EOS
 
 
-def frame(tokenizer: Any) -> Frame:
+def frame(tokenizer: PreTrainedTokenizerBase) -> Frame:
     """Find the tokens that the tokenizer puts before and after a text."""
     for probe in ("a", "the", "0", "<"):
         bare = tokenizer(probe, add_special_tokens=False)["input_ids"]
@@ -131,12 +137,12 @@ def frame(tokenizer: Any) -> Frame:
     return Frame([], [])
 
 
-def encoding_version(tokenizer: Any) -> int:
+def encoding_version(tokenizer: PreTrainedTokenizerBase) -> int:
     """Return 1, or 2 where the tokenizer closes texts: in version 1 that token stood between prompt and target."""
     return 2 if frame(tokenizer).closing else 1
 
 
-def queries(rows: Iterable[QueryRow], tokenizer: Any, context: int) -> list[Item]:
+def queries(rows: Iterable[QueryRow], tokenizer: PreTrainedTokenizerBase, context: int) -> list[Item]:
     """Tokenise queries (query_id, prompt, target), or chats with their original; only the target's tokens are targets.
 
     Prompt and target are tokenised together, as training text is, but for what the tokenizer puts at a text's end:
