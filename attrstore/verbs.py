@@ -10,6 +10,7 @@ from attrstore.progress import Progress, silent
 
 if TYPE_CHECKING:
     import polars
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from attrstore.check import Finding
     from attrstore.evaluation.subsets import Made
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from attrstore.ingest.files.staging import Counts
     from attrstore.ingest.lexical import Indexed
     from attrstore.ingest.measure.tail_patch import Measured
+    from attrstore.ingest.model.memory import InMemory
     from attrstore.lexical.index import IndexFields
     from attrstore.scoring import Scoring
     from attrstore.store import Store
@@ -141,7 +143,8 @@ class Verbs:
         self,
         recipe: GradientRecipe | None = None,
         *,
-        model: str | Path,
+        model: str | Path | PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase | None = None,
         optimizer_state: str | Path | None = None,
         name: str | None = None,
         progress: Progress = silent,
@@ -154,7 +157,9 @@ class Verbs:
 
         Args:
             recipe, fields: `attrstore.GradientRecipe`, or some of its fields: `projection_dim=16, code="1bit"`.
-            model: folder of a Hugging Face causal LM, or of a LoRA adapter of one.
+            model: folder of a Hugging Face causal LM, or of a LoRA adapter of one; or a model of transformers in
+                memory, which stays as it was.
+            tokenizer: of a model in memory.
             optimizer_state: file of the optimizer's state_dict (AdamW or Adafactor), whose second moment corrects.
             name: of the encoder; made from the recipe if not given.
             progress: called with the examples encoded and those to encode.
@@ -166,7 +171,8 @@ class Verbs:
         from attrstore.ingest.encode.gradients import ingest_gradients
 
         return ingest_gradients(
-            self._store, recipe, model=model, optimizer_state=optimizer_state, name=name, progress=progress, **fields
+            self._store, recipe, model=_given(model, tokenizer), optimizer_state=optimizer_state, name=name,
+            progress=progress, **fields,
         )  # fmt: skip
 
     @extras_named()
@@ -174,7 +180,8 @@ class Verbs:
         self,
         recipe: RepresentationRecipe | None = None,
         *,
-        model: str | Path,
+        model: str | Path | PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase | None = None,
         name: str | None = None,
         progress: Progress = silent,
         **fields: Unpack[RepresentationFields],
@@ -185,6 +192,7 @@ class Verbs:
 
         Args:
             recipe, fields: `attrstore.RepresentationRecipe`, or some of its fields: `layer=6, pooling="mean"`.
+            model, tokenizer: as for `encode_gradients`.
 
         Raises:
             InputError, MismatchError: as `encode_gradients`.
@@ -192,7 +200,7 @@ class Verbs:
         from attrstore.ingest.encode.representations import ingest_representations
 
         return ingest_representations(
-            self._store, recipe, model=model, name=name, progress=progress, **fields
+            self._store, recipe, model=_given(model, tokenizer), name=name, progress=progress, **fields
         )
 
     @extras_named()
@@ -285,14 +293,15 @@ class Verbs:
         """Measure what one training step on each strong proponent does to its query's target, in nats.
 
         Args:
-            options: of `attrstore.ingest.measure.tail_patch.tail_patch`: top, queries, optimizer_state, model, ...
+            options: of `attrstore.ingest.measure.tail_patch.tail_patch`: top, queries, optimizer_state, model, ...;
+                with a model in memory, its `tokenizer` too.
 
         Raises:
             InputError: nothing is scored, or an option or the model cannot be used.
         """
         from attrstore.ingest.measure.tail_patch import tail_patch
 
-        return tail_patch(self._store, **options)
+        return tail_patch(self._store, **_with_model(options))
 
     def import_scores(self, matrix: str | Path, *, name: str, **options: Any) -> Scoring:
         """Make a scoring of another tool's matrix: a row for each query, a column for each example.
@@ -349,11 +358,12 @@ class Verbs:
 
         Args:
             target: with its own leading space, where the tokenizer wants one; what the model says, if not given.
-            options: of `attrstore.workflows.ask.ask`: top, method, model, where, device.
+            options: of `attrstore.workflows.ask.ask`: top, method, model, where, device; with a model in memory, its
+                `tokenizer` too.
         """
         from attrstore.workflows.ask import ask
 
-        return ask(self._store, prompt, target, **options)
+        return ask(self._store, prompt, target, **_with_model(options))
 
     @extras_named()
     def search(self, text: str, top_k: int = 10) -> polars.DataFrame:
@@ -398,3 +408,16 @@ class Verbs:
         return table(
             (str(self._store.path), "rows"), [(name, count) for name, count in counts.items() if count]
         )
+
+
+def _given(model: Any, tokenizer: Any) -> str | Path | InMemory:
+    """Return a folder as it is, and a model in memory with its tokenizer."""
+    from attrstore.ingest.model.memory import InMemory
+
+    return model if isinstance(model, str | Path | InMemory) else InMemory(model, tokenizer)
+
+
+def _with_model(options: dict[str, Any]) -> dict[str, Any]:
+    """Put a model in memory and its tokenizer together, where they are among the options."""
+    tokenizer = options.pop("tokenizer", None)
+    return options if tokenizer is None else options | {"model": _given(options.get("model"), tokenizer)}

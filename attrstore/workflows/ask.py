@@ -13,10 +13,9 @@ from attrstore.methods import Request
 from attrstore.vectors import encoders
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import pyarrow
 
+    from attrstore.ingest.model.causal import Given
     from attrstore.ingest.model.continuation import Said
     from attrstore.store import Store
 
@@ -76,7 +75,7 @@ def ask(
     *,
     top: int = 5,
     method: str = "cosine-block",
-    model: str | Path | None = None,
+    model: Given | None = None,
     encoder: str | None = None,
     where: str | None = None,
     device: str = "auto",
@@ -88,7 +87,7 @@ def ask(
             model says after the prompt is explained.
         top: examples of each kind.
         method: a gradient method.
-        model: the model's folder; where ingest saw it, if not given.
+        model: the model's folder, or a model in memory; where ingest saw it, if not given.
         encoder: name or start of the id; of one model's, the first that was made if not given.
         where: an SQL predicate over `examples`.
 

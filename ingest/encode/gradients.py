@@ -40,7 +40,7 @@ def ingest_gradients(
     store: Store,
     recipe: GradientRecipe | None = None,
     *,
-    model: str | Path,
+    model: causal.Given,
     optimizer_state: str | Path | None = None,
     name: str | None = None,
     progress: Progress = silent,
@@ -50,7 +50,8 @@ def ingest_gradients(
 
     Args:
         recipe: how; the default one, if not given.
-        model: folder of a Hugging Face causal LM, or of a LoRA adapter of one, whose gradients alone are encoded.
+        model: folder of a Hugging Face causal LM, or of a LoRA adapter of one, whose gradients alone are encoded; or
+            a model in memory.
         optimizer_state: file of the optimizer's state_dict (AdamW or Adafactor); its second moment corrects
             the gradients. `optimizer.pt` in the model's folder, if it is there and fits; `none` for none.
         name: of the encoder; made from the recipe if not given.
@@ -69,7 +70,7 @@ def plan(
     store: Store,
     recipe: GradientRecipe | None = None,
     *,
-    model: str | Path,
+    model: causal.Given,
     optimizer_state: str | Path | None = None,
     name: str | None = None,
     **fields: Unpack[GradientFields],
@@ -170,12 +171,14 @@ def _prepare(
             causal.register(store, loaded)
             encoders.save(store, encoder)
             fitted.save(store, encoder, projections)
+    else:
+        causal.register(store, loaded)  # a model that was seen in memory only may be in a folder now
     fitted.load(store, encoder, projections)
     gradient_encoder.use(projections)
 
 
 def reopen(
-    store: Store, encoder: Encoder, *, model: str | Path | None = None, device: str = "auto"
+    store: Store, encoder: Encoder, *, model: causal.Given | None = None, device: str = "auto"
 ) -> tuple[LoadedModel, GradientEncoder | LowRankEncoder]:
     """Make an encoder of the store ready to encode new texts; nothing is written.
 
@@ -209,7 +212,7 @@ def _encoding(
     return GradientEncoder(loaded.model, maps, projections, block_of(recipe.blocks))
 
 
-def known_model(store: Store, encoder: Encoder, model: str | Path | None, device: str) -> LoadedModel:
+def known_model(store: Store, encoder: Encoder, model: causal.Given | None, device: str) -> LoadedModel:
     """Load the model that an encoder was made with: from `model`, or where the store last saw it."""
     known = "SELECT path FROM models WHERE fingerprint = $id"
     path = model or store.value(known, {"id": encoder.model_fingerprint})
@@ -217,7 +220,7 @@ def known_model(store: Store, encoder: Encoder, model: str | Path | None, device
     loaded = causal.load(path, device=device, dtype=recipe.dtype, max_length=recipe.max_length)
     if loaded.fingerprint != encoder.model_fingerprint:
         raise MismatchError(
-            f"{flag('model')} {path}: fingerprint {loaded.fingerprint}, and {encoder.name} was made with "
+            f"{flag('model')} {loaded.path}: fingerprint {loaded.fingerprint}, and {encoder.name} was made with "
             f"{encoder.model_fingerprint}. Give the folder of that model with {flag('model')}."
         )
     return loaded

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
 import torch
@@ -33,7 +32,7 @@ def ingest_representations(
     store: Store,
     recipe: RepresentationRecipe | None = None,
     *,
-    model: str | Path,
+    model: causal.Given,
     name: str | None = None,
     progress: Progress = silent,
     **fields: Unpack[RepresentationFields],
@@ -42,7 +41,7 @@ def ingest_representations(
 
     Args:
         recipe: how; the default one, if not given.
-        model: folder of a Hugging Face causal LM.
+        model: folder of a Hugging Face causal LM, or a model in memory.
         name: of the encoder; made from the recipe if not given.
         progress: called with the examples encoded and those to encode.
         fields: of the recipe, `RepresentationRecipe`, that are to be otherwise.
@@ -58,7 +57,7 @@ def plan(
     store: Store,
     recipe: RepresentationRecipe | None = None,
     *,
-    model: str | Path,
+    model: causal.Given,
     name: str | None = None,
     **fields: Unpack[RepresentationFields],
 ) -> Plan:

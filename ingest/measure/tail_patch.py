@@ -80,7 +80,7 @@ def tail_patch(
     queries: int | None = None,
     optimizer_name: str | None = None,
     optimizer_state: str | Path | None = None,
-    model: str | Path | None = None,
+    model: causal.Given | None = None,
     max_length: int | None = None,
     device: str = "auto",
     batch_tokens: int = 4096,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,8 +10,9 @@ from typing import TYPE_CHECKING, TypedDict
 import torch
 
 from attrstore.errors import InputError, MismatchError, flag
-from attrstore.ingest.model import broken, sequences, weights
+from attrstore.ingest.model import broken, fingerprints, memory, sequences, weights
 from attrstore.ingest.model.adapters import Adapter
+from attrstore.ingest.model.memory import InMemory
 from attrstore.vectors.devices import choose_device
 
 if TYPE_CHECKING:
@@ -28,8 +27,9 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 LOCAL = {"local_files_only": True, "trust_remote_code": False}
 # Other shapes are named below; transformers would only say that there are some.
 LOADING = {"output_loading_info": True, "ignore_mismatched_sizes": True}
-# Fields of config.json that say where a model came from, not what it computes.
-_IGNORED_CONFIG = {"_name_or_path", "transformers_version", "torch_dtype", "dtype"}
+
+
+Given = str | Path | InMemory  # a folder, or a model in memory
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,11 @@ class LoadedModel:
     max_length: int | None = field(
         default=None, kw_only=True
     )  # tokens of a text, if fewer than the model reads
+
+    @property
+    def place(self) -> str:
+        """Where it is, wherever one stands."""
+        return self.path if self.path == memory.PLACE else str(Path(self.path).absolute())
 
     @property
     def longest(self) -> int:
@@ -64,16 +69,22 @@ class LoadedModel:
 
 
 def load(
-    path: str | Path, *, device: str = "auto", dtype: str = "float32", max_length: int | None = None
+    given: Given, *, device: str = "auto", dtype: str = "float32", max_length: int | None = None
 ) -> LoadedModel:
-    """Load the model directory `path`, or the adapter there on its base: safetensors only, no remote code.
+    """Load a model's directory, or the adapter there on its base: safetensors only, no remote code.
+
+    A model in memory is taken as it is, and left as it was.
 
     Raises `InputError` naming the folder when it has no config, no tokenizer, or not all weights, or weights that are
     not the config's.
     """
+    if not isinstance(given, str | Path):
+        return _taken(
+            given if isinstance(given, InMemory) else InMemory(given, None), device, dtype, max_length
+        )
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-    folder = Path(path)
+    folder = Path(given)
     adapter = Adapter.read(folder)
     base = folder if adapter is None else adapter.base
     named = (
@@ -91,24 +102,37 @@ def load(
             base, dtype=DTYPES[dtype], use_safetensors=True, **LOADING, **LOCAL
         )
     refuse_other_weights(named, info)
-    fingerprint = model_fingerprint(base)
+    fingerprint = fingerprints.of_folder(base)
     if adapter is not None:
         model = adapter.attach(model)
         fingerprint = adapter.fingerprint(fingerprint)
+    model.eval().requires_grad_(False).to(placed)
+    return _checked(model, tokenizer, (str(folder), fingerprint), placed, max_length, named)
+
+
+def _taken(given: InMemory, device: str, dtype: str, max_length: int | None) -> LoadedModel:
+    model = given.frozen()
+    placed = given.refuse_other(device, DTYPES[dtype])
+    with quiet():
+        fingerprint, place = memory.identity(model, given.named)
+    return _checked(model, given.tokenizer, (place, fingerprint), placed, max_length, given.named)
+
+
+def _checked(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    identity: tuple[str, str],  # path, fingerprint
+    placed: torch.device,
+    max_length: int | None,
+    named: str,
+) -> LoadedModel:
     if getattr(model, "loss_type", None) is None:
         model.loss_type = (
             "ForCausalLM"  # what it would take anyway, with a warning that GPT-2's users cannot act on
         )
-    model.eval().requires_grad_(False).to(placed)
     with broken.named(f"{named}: its config does not fit its tokenizer."):
         loaded = LoadedModel(
-            model,
-            tokenizer,
-            str(folder),
-            fingerprint,
-            tokenizer_fingerprint(tokenizer),
-            placed,
-            max_length=max_length,
+            model, tokenizer, *identity, fingerprints.of_tokenizer(tokenizer), placed, max_length=max_length
         )
         refuse_small_vocabulary(loaded, named)
         refuse_length(loaded, named)
@@ -116,6 +140,11 @@ def load(
 
 
 def _refuse_incomplete(folder: Path, named: str) -> None:
+    if str(folder) == memory.PLACE:
+        raise InputError(
+            f"{named}: the store saw this model in memory only. Give it with its tokenizer, or the folder that it "
+            f"was saved to, as {flag('model')}."
+        )
     if not folder.is_dir():
         raise InputError(f"{named}: no such folder. Give the folder of a Hugging Face checkpoint.")
     if not (folder / "config.json").is_file():
@@ -203,9 +232,7 @@ def quiet() -> Iterator[None]:
         logging.set_verbosity(before)
 
 
-def load_known(
-    store: Store, model: str | Path | None, device: str, max_length: int | None = None
-) -> LoadedModel:
+def load_known(store: Store, model: Given | None, device: str, max_length: int | None = None) -> LoadedModel:
     """Load the given model, or the only causal LM that the store knows.
 
     Raises:
@@ -230,42 +257,26 @@ def load_known(
     return loaded
 
 
-def model_fingerprint(folder: Path) -> str:
-    """Hash config (without provenance fields) and weight files: 16 hexadecimal digits."""
-    config = broken.json_object(folder / "config.json", f"{flag('model')} {folder}")
-    kept = {key: value for key, value in config.items() if key not in _IGNORED_CONFIG}
-    digest = hashlib.sha256(json.dumps(kept, sort_keys=True).encode())
-    for file in sorted(folder.glob("*.safetensors")):
-        with file.open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
-    return digest.hexdigest()[:16]
-
-
-def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Hash what the tokenizer does to text: 16 hexadecimal digits."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    content = backend.to_str() if backend is not None else json.dumps(tokenizer.get_vocab(), sort_keys=True)
-    return hashlib.sha256(content.encode()).hexdigest()[:16]
-
-
 def register(store: Store, loaded: LoadedModel) -> None:
-    """Record the model, or refuse one that was recorded with another tokenizer."""
-    known = store.value(
-        "SELECT tokenizer_fingerprint FROM models WHERE fingerprint = $id", {"id": loaded.fingerprint}
+    """Record the model, or refuse one that was recorded with another tokenizer; one seen in memory gets its folder."""
+    known = store.rows(
+        "SELECT tokenizer_fingerprint, path FROM models WHERE fingerprint = $id", {"id": loaded.fingerprint}
     )
-    if known not in (None, loaded.tokenizer_fingerprint):
+    if known and known[0][0] != loaded.tokenizer_fingerprint:
         raise MismatchError(
-            f"{flag('model')} {loaded.path}: the store has this model (fingerprint "
-            f"{loaded.fingerprint}) with tokenizer "
-            f"{known}, and this folder's tokenizer is {loaded.tokenizer_fingerprint}. Use the same tokenizer."
+            f"{flag('model')} {loaded.path}: the store has this model (fingerprint {loaded.fingerprint}) with "
+            f"tokenizer {known[0][0]}, and this folder's tokenizer is {loaded.tokenizer_fingerprint}. Use the "
+            "same tokenizer."
         )
+    if known and (known[0][1] != memory.PLACE or loaded.path == memory.PLACE):
+        return
     store.execute(
         "INSERT INTO models VALUES ($id, $tokenizer, $path, NULL, $architecture, $parameters) "
-        "ON CONFLICT DO NOTHING",
+        "ON CONFLICT DO UPDATE SET path = excluded.path",
         {
             "id": loaded.fingerprint,
             "tokenizer": loaded.tokenizer_fingerprint,
-            "path": str(Path(loaded.path).absolute()),
+            "path": loaded.place,
             "architecture": type(loaded.model).__name__,
             "parameters": loaded.model.num_parameters(),
         },

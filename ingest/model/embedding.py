@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from attrstore.errors import InputError, flag
-from attrstore.ingest.model import broken, causal, sentence_settings, weights
+from attrstore.ingest.model import broken, causal, fingerprints, sentence_settings, weights
 from attrstore.ingest.model.causal import LoadedModel
 from attrstore.vectors.devices import choose_device
 
@@ -70,8 +70,8 @@ def load(
     model.eval().requires_grad_(False).to(where)
     with broken.named(f"{named}: its config does not fit its tokenizer."):
         loaded = EmbeddingModel(
-            model, tokenizer, str(folder), causal.model_fingerprint(folder),
-            causal.tokenizer_fingerprint(tokenizer), where, settings, max_length=max_length,
+            model, tokenizer, str(folder), fingerprints.of_folder(folder),
+            fingerprints.of_tokenizer(tokenizer), where, settings, max_length=max_length,
         )  # fmt: skip
         causal.refuse_small_vocabulary(loaded, named)
         causal.refuse_length(loaded, named)
