@@ -4,10 +4,10 @@ python -m benchmarks.low_rank DATA --workdir DIR [--queries 120] [--tail-patch 6
 
 DATA has corpus.jsonl, queries.jsonl, labels.jsonl and model/ with optimizer.pt. A RECIPE is pairs, width, code and a
 query's pairs, such as 1,116,1bit,2. Each is a gradient ingest into the same store, ranked by cosine-block over all
-examples, and its strongest --top ranked again. The reference is the ranking of every example by
-whole gradients for the first --queries queries (all, if not given): every measure is over these. Tail-patch is that of
-the ten strongest of the first --tail-patch of them. Intervals of 95% over queries. The store stays in --workdir: the
-same command goes on where it was stopped.
+examples, and its strongest --top ranked again: alone, and in turns with BM25's. The reference is the ranking of every
+example by whole gradients for the first --queries queries (all, if not given): every measure is over these. Tail-patch
+is that of the ten strongest of the first --tail-patch of them. Intervals of 95% over queries. The store stays in
+--workdir: the same command goes on where it was stopped.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from attrstore.ingest.encode.gradients import ingest_gradients
 from attrstore.ingest.files.corpus import ingest_corpus
 from attrstore.ingest.files.labels import ingest_labels
 from attrstore.ingest.files.queries import ingest_queries
+from attrstore.ingest.lexical import ingest_lexical
 from attrstore.ingest.measure.rerank import Source, rerank
 from attrstore.ingest.measure.tail_patch import tail_patch
 from attrstore.scoring import score
@@ -60,7 +61,10 @@ def prepare(store: attrstore.Store, data: Path, queries: int | None) -> None:
         for table in ("labels", "queries"):
             store.execute(f"DELETE FROM {table} WHERE query_id IN {dropped}", {"n": queries})
     ingest_gradients(store, model=data / "model", optimizer_state=data / "model" / "optimizer.pt", name=USUAL)
+    ingest_lexical(store)
     n: int = store.value("SELECT count(*) FROM examples")
+    if not scored(store, "bm25"):
+        score(store, "bm25", top_k=n)
     if not scored(store, USUAL):
         score(store, "cosine-block", encoder=USUAL, name=USUAL, top_k=n)
     if not scored(store, EXACT):
@@ -77,13 +81,15 @@ def measure(store: attrstore.Store, data: Path, recipe: Recipe, top: int) -> Non
     n: int = store.value("SELECT count(*) FROM examples")
     if not scored(store, recipe.name):
         score(store, "cosine-block", encoder=recipe.name, name=recipe.name, top_k=n)
-    if not scored(store, again(recipe, top)):
-        rerank(store, recipe.name, top=top, name=again(recipe, top), source=Source(model=data / "model"))
+    for candidates in ([recipe.name], [recipe.name, "bm25"]):
+        if not scored(store, again(candidates, top)):
+            source = Source(encoder=recipe.name, model=data / "model")
+            rerank(store, candidates, top=top, name=again(candidates, top), source=source)
 
 
-def again(recipe: Recipe, top: int) -> str:
-    """Name the scoring of the recipe's candidates by whole gradients."""
-    return f"{recipe.name}: {top} re-ranked"
+def again(candidates: list[str], top: int) -> str:
+    """Name the scoring of these candidates by whole gradients."""
+    return f"{' and '.join(candidates)}: {top} re-ranked"
 
 
 def scored(store: attrstore.Store, name: str) -> bool:
@@ -143,7 +149,8 @@ def main() -> None:
             measure(store, arguments.data, recipe, arguments.top)
         names: list[tuple[str, str | None]] = [(EXACT, None), (USUAL, USUAL)]
         for recipe in recipes:
-            names += [(recipe.name, recipe.name), (again(recipe, arguments.top), None)]
+            names.append((recipe.name, recipe.name))
+            names += [(again([recipe.name, *more], arguments.top), None) for more in ([], ["bm25"])]
         if arguments.tail_patch:
             tail_patch(
                 store, scorings=[name for name, _ in names], queries=arguments.tail_patch,

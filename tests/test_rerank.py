@@ -15,6 +15,7 @@ from attrstore.check import check
 from attrstore.cli import main
 from attrstore.errors import InputError, Interrupted, MismatchError
 from attrstore.ingest.encode.gradients import ingest_gradients
+from attrstore.ingest.lexical import ingest_lexical
 from attrstore.ingest.measure import rerank as job
 from attrstore.ingest.measure.rerank import Source, rerank
 from attrstore.ingest.model import linear, optimizer, sequences
@@ -148,6 +149,28 @@ def test_only_candidates_are_ranked_and_the_first_scoring_stays(encoded: Store, 
     assert all(found[name] for name in ("scorings", "scores", "scoring_queries", "ranks"))
 
 
+def test_several_scorings_take_turns(encoded: Store, folder: Path) -> None:
+    expected = scores_by_hand(folder, "cosine-block")
+    ingest_lexical(encoded)
+    score(encoded, "bm25")
+    made = rerank(encoded, ["cosine-block", "bm25"], top=5)
+    assert made.name == "cosine-block exact, 5 of cosine-block and bm25"
+    assert made.spec["candidates_of"] == ["cosine-block", "bm25"]
+    ranked = {name: kept(encoded, name) for name in ("cosine-block", "bm25", made.name)}
+    assert any(len(rows) < 5 for rows in ranked["bm25"].values())  # then the other fills up
+    for query, rows in ranked[made.name].items():
+        turns: list[int] = []
+        for rank in range(1, 10):
+            turns += [
+                e for name in ("cosine-block", "bm25") for r, e, _ in ranked[name].get(query, []) if r == rank
+            ]
+        candidates = list(dict.fromkeys(turns))[:5]
+        assert [e for _, e, _ in rows] == sorted(candidates, key=lambda e: -expected[query, e])
+    score(encoded, "bm25", name="few", where="example_id < 5")
+    with pytest.raises(InputError, match=r"few: ranks 5 examples .*and cosine-block ranks 9"):
+        rerank(encoded, ["cosine-block", "few"], top=5)
+
+
 def test_a_labelled_example_outside_the_candidates_counts_nothing(encoded: Store) -> None:
     strongest = {q: rows[0][1] for q, rows in kept(encoded, "cosine-block").items()}
     encoded.execute("DELETE FROM labels")
@@ -216,12 +239,12 @@ def test_ctrl_c_keeps_what_was_computed(encoded: Store) -> None:
 def test_what_cannot_be_done_is_refused_by_name(encoded: Store, folder: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no scoring is called none; there are cosine-block"):
         rerank(encoded, "none")
-    with pytest.raises(InputError, match="--top 0"):
+    with pytest.raises(InputError, match="top 0: must be at least 1"):
         rerank(encoded, "cosine-block", top=0)
     with pytest.raises(InputError, match="--method trackstar: cannot be computed from whole gradients"):
         rerank(encoded, "cosine-block", method="trackstar")
     score(encoded, "cosine", top_k=2)
-    with pytest.raises(InputError, match=r"keeps 2 proponents.*Score again with --top-k 5"):
+    with pytest.raises(InputError, match=r"keeps 2 proponents.*Score again with top_k 5"):
         rerank(encoded, "cosine", top=5)
     with pytest.raises(MismatchError, match="fingerprint"):
         rerank(encoded, "cosine-block", source=Source(model=tiny.checkpoint(tmp_path / "other", seed=5)))

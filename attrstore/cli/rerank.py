@@ -13,13 +13,13 @@ from attrstore.cli.common import counted, store_argument
 
 @click.command("rerank")
 @store_argument
-@click.argument("candidates", metavar="SCORING")
+@click.argument("candidates", metavar="SCORING...", nargs=-1, required=True)
 @click.option(
     "--top",
     default=200,
     show_default=True,
     metavar="N",
-    help="Candidates of each query: SCORING's N strongest.",
+    help="Candidates of each query: SCORING's N strongest; several take turns.",
 )
 @click.option(
     "--method", type=click.Choice(["cosine-block", "cosine", "dot"]),
@@ -29,7 +29,7 @@ from attrstore.cli.common import counted, store_argument
 @click.option("--name", help="Of the new scoring; 'METHOD exact, N of SCORING' if not given.")
 @click.option(
     "--encoder", metavar="NAME",
-    help="Gradient encoder whose model, correction and maps are taken; SCORING's, or the newest, if not given.",
+    help="Gradient encoder whose model, correction and maps are taken; SCORING's, or the first made, if not given.",
 )  # fmt: skip
 @click.option(
     "--model", type=click.Path(path_type=Path), help="The model's folder; where ingest saw it, if not given."
@@ -42,7 +42,7 @@ from attrstore.cli.common import counted, store_argument
 @click.option("--batch-tokens", type=int, default=2048, show_default=True, help="Padded tokens in a batch.")
 def rerank_command(
     store: Path,
-    candidates: str,
+    candidates: tuple[str, ...],
     top: int,
     method: str | None,
     queries: int | None,
@@ -53,10 +53,12 @@ def rerank_command(
 
     Gradients are whole: neither projected nor quantised. A pair is computed once and kept in `exact_scores`, so a
     stopped or killed job goes on with the same command. Examples that are not among the candidates are not in the new
-    scoring, and count 0 in its metrics.
+    scoring, and count 0 in its metrics. Several scorings take turns, so that BM25 brings what states a fact and an
+    influence method what moves the model.
 
     \b
     Example: attrstore rerank facts.duckdb cosine-block --top 100
+             attrstore rerank facts.duckdb cosine-block bm25 --top 200
     """
     from attrstore.ingest.measure.rerank import Source, rerank
 

@@ -1,4 +1,4 @@
-"""Score the strongest candidates of a scoring again, from whole gradients: nothing projected, nothing quantised."""
+"""Score the strongest candidates of scorings again, from whole gradients: nothing projected, nothing quantised."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from attrstore import scoring
-from attrstore.errors import InputError, Interrupted, MismatchError
+from attrstore.errors import InputError, Interrupted, MismatchError, flag
 from attrstore.ingest.encode import fitted, gradients, projection
 from attrstore.ingest.measure.exact import ExactGradients
 from attrstore.ingest.model import linear, optimizer, sequences
@@ -55,7 +55,7 @@ class Source:
 
     Args:
         encoder: name or id of a gradient encoder, for its model, correction, maps and blocks; that of the scoring, or
-            the store's newest, if not given.
+            the first made, if not given.
         model: the model's folder; where ingest saw it, if not given.
         optimizer_state: file of the optimizer's state_dict, for an encoder made with --correction full.
         device: auto, cpu, cuda.
@@ -70,7 +70,7 @@ class Source:
 
 
 class First(NamedTuple):
-    """The scoring whose candidates are taken."""
+    """A scoring whose candidates are taken."""
 
     scoring_id: str
     family: str
@@ -82,7 +82,7 @@ class First(NamedTuple):
 
 def rerank(
     store: Store,
-    candidates: str,
+    candidates: str | Sequence[str],
     *,
     top: int = 200,
     method: str | None = None,
@@ -93,15 +93,18 @@ def rerank(
 ) -> Scoring:
     """Rank the `top` strongest proponents of each query again by exact scores, as a scoring of its own.
 
+    Several scorings take turns: the first of each, then the second of each, every example once, until there are `top`.
+    So BM25 can bring what states a fact, and low-rank codes what moves the model.
+
     A gradient here is the whole one: corrected by the optimizer's state as the encoder's are, float32, neither
     projected nor quantised, and so are the norms. Examples that are not among a query's candidates are not in the
     new scoring: they have no rank, and count 0 in its metrics.
 
     Args:
-        candidates: name of a scoring, of any method.
-        top: how many of its proponents; it must have kept as many (`score --top-k`).
-        method: dot, cosine or cosine-block; if not given the one with the scoring's norm, or cosine-block.
-        queries: only the first so many of the store, by query_id.
+        candidates: name of a scoring, or several, of any methods, over the same examples.
+        top: how many proponents; each scoring must have kept as many (`score --top-k`).
+        method: dot, cosine or cosine-block; if not given the one with the first scoring's norm, or cosine-block.
+        queries: only the first so many of the store, by query_id; of several scorings, those that all ranked.
         name: of the new scoring; `METHOD exact, TOP of SCORING` if not given.
         source: whose gradients.
 
@@ -110,42 +113,47 @@ def rerank(
         MismatchError: the folder holds another model, or the file another optimizer state.
         Interrupted: the user pressed Ctrl-C; what was computed is committed.
     """
-    first = _first(store, candidates, top, queries)
-    method = _method(method, first)
-    encoder = _encoder(store, first, source.encoder)
+    names = [candidates] if isinstance(candidates, str) else list(candidates)
+    firsts = _firsts(store, names, top, queries)
+    method = _method(method, firsts)
+    encoder = _encoder(store, firsts, source.encoder)
     loaded, exact = _open(store, encoder, source)
     recipe = _recipe(encoder)
-    name = name or f"{method} exact, {top} of {candidates}"
+    name = name or f"{method} exact, {top} of {' and '.join(names)}"
     with recorded(
-        store, "rerank", candidates=candidates, top=top, method=method, queries=queries, name=name, recipe=recipe
+        store, "rerank", candidates=names, top=top, method=method, queries=queries, name=name, recipe=recipe
     ) as run:  # fmt: skip
-        key = {"scoring": first.scoring_id, "top": top, "recipe": recipe}
+        scorings = [first.scoring_id for first in firsts]
+        store.named("rerank", "candidates", {"scorings": scorings, "top": top})
         long, loss = str(encoder.spec["long"]), str(encoder.spec.get("loss", "auto"))
-        job = Job(store, key, loaded, exact, long, loss, source.batch_tokens, run, progress)
+        job = Job(store, scorings, recipe, loaded, exact, long, loss, source.batch_tokens, run, progress)
         asked = job(2**62 if queries is None else queries)
-        ranked = {**key, "method": method, "queries": asked}
+        ranked = {"recipe": recipe, "method": method, "queries": asked}
         pairs = store.sql(statement("rerank", "ranked"), ranked).to_arrow_table()
+        store.named("rerank", "drop_candidates")
         spec = {
             "norm": NORMS[method],
             "curvature": "none",
             "exact": True,
             "candidates": top,
-            "candidates_of": candidates,
-            "candidates_spec": first.spec,
+            "candidates_of": names[0] if len(names) == 1 else names,
+            "candidates_spec": firsts[0].spec if len(names) == 1 else [first.spec for first in firsts],
             "queries": queries,
             "top_k": top,
-            "where": first.spec.get("where"),
+            "where": firsts[0].spec.get("where"),
         }
-        ranking = Ranking(pairs, first.n_examples, spec, encoder.encoder_id, query_ids=asked)
-        made = scoring.Scoring(name, uuid.uuid4().hex[:12], first.n_examples, len(pairs), spec)
+        n_examples = firsts[0].n_examples
+        ranking = Ranking(pairs, n_examples, spec, encoder.encoder_id, query_ids=asked)
+        made = scoring.Scoring(name, uuid.uuid4().hex[:12], n_examples, len(pairs), spec)
         scoring.write_scoring(store, made, ranking, family="influence", method=method)
     return made
 
 
-def _method(wanted: str | None, first: First) -> str:
-    """Return the method that was asked for, or the one with the scoring's norm."""
+def _method(wanted: str | None, firsts: Sequence[First]) -> str:
+    """Return the method that was asked for, or the one with the norm of the first scoring that has one."""
     if wanted is None:
-        return next((m for m, norm in NORMS.items() if norm == first.spec.get("norm")), "cosine-block")
+        norms = [first.spec["norm"] for first in firsts if "norm" in first.spec]
+        return next((m for m, norm in NORMS.items() if norm in norms[:1]), "cosine-block")
     if wanted not in NORMS:
         raise InputError(
             f"--method {wanted}: cannot be computed from whole gradients; there are {', '.join(NORMS)}"
@@ -153,11 +161,24 @@ def _method(wanted: str | None, first: First) -> str:
     return wanted
 
 
-def _first(store: Store, name: str, top: int, queries: int | None) -> First:
-    """Return the scoring called `name`, which must have kept so many proponents."""
-    for option, number in (("--top", top), ("--queries", queries)):
+def _firsts(store: Store, names: Sequence[str], top: int, queries: int | None) -> list[First]:
+    """Return the scorings of these names, over the same examples; each must have kept so many proponents."""
+    for option, number in (("top", top), ("queries", queries)):
         if number is not None and number < 1:
-            raise InputError(f"{option} {number}: must be at least 1")
+            raise InputError(f"{flag(option)} {number}: must be at least 1")
+    if not names:
+        raise InputError("candidates: name a scoring")
+    firsts = [_first(store, name, top) for name in dict.fromkeys(names)]
+    for name, first in zip(names, firsts, strict=False):
+        if (first.spec.get("where"), first.n_examples) != (firsts[0].spec.get("where"), firsts[0].n_examples):
+            raise InputError(
+                f"{name}: ranks {first.n_examples:,} examples (where: {first.spec.get('where')}), and {names[0]} ranks "
+                f"{firsts[0].n_examples:,} (where: {firsts[0].spec.get('where')}). Score both over the same."
+            )
+    return firsts
+
+
+def _first(store: Store, name: str, top: int) -> First:
     rows = store.named("rerank", "scoring", {"name": name}).fetchall()
     if not rows:
         known = ", ".join(row[0] for row in store.rows("SELECT name FROM scorings ORDER BY created, name"))
@@ -167,17 +188,17 @@ def _first(store: Store, name: str, top: int, queries: int | None) -> First:
     kept = int(first.spec.get("top_k") or 0)
     if min(top, first.n_examples) > kept:
         raise InputError(
-            f"--top {top}: the scoring {name} keeps {kept} proponents of each query. Score again with "
-            f"--top-k {top}, or re-rank fewer."
+            f"{flag('top')} {top}: the scoring {name} keeps {kept} proponents of each query. Score again with "
+            f"{flag('top_k')} {top}, or re-rank fewer."
         )
     return first
 
 
-def _encoder(store: Store, first: First, wanted: str | None) -> Encoder:
+def _encoder(store: Store, firsts: Sequence[First], wanted: str | None) -> Encoder:
+    """Return the encoder that is named, or the first scoring's that has one of gradients, or the store's first."""
     of_gradients = {encoder.encoder_id for encoder in encoders.load_all(store, "gradient")}
-    if wanted is None and first.encoder_id in of_gradients:
-        wanted = first.encoder_id
-    return encoders.choose(store, "gradient", wanted)
+    own = (first.encoder_id for first in firsts if first.encoder_id in of_gradients)
+    return encoders.choose(store, "gradient", wanted or next(own, None))
 
 
 def _recipe(encoder: Encoder) -> str:
@@ -219,7 +240,8 @@ class Job:
     """Computes the pairs of a work list that have no exact score yet."""
 
     store: Store
-    key: dict[str, object]  # scoring, top, recipe
+    scorings: list[str]
+    recipe: str
     loaded: LoadedModel
     exact: ExactGradients
     long: str
@@ -232,7 +254,7 @@ class Job:
 
     def __call__(self, queries: int) -> list[int]:
         """Compute for the first `queries` queries; return those that can be asked."""
-        first = {"scoring": self.key["scoring"], "queries": queries}
+        first = {"scorings": self.scorings, "queries": queries}
         asked = [query_id for (query_id,) in self.store.named("rerank", "asked", first).fetchall()]
         rows = self.store.named("tail_patch", "queries", {"ids": asked}).fetchall()
         items = sequences.queries(sorted(rows), self.loaded.tokenizer, self.loaded.context)
@@ -259,7 +281,7 @@ class Job:
 
     def _group(self, queries: list[Item], stopped: list[bool]) -> None:
         ids = [item.key for item in queries]
-        work = dict(self.store.named("rerank", "pending", {**self.key, "queries": ids}).fetchall())
+        work = dict(self.store.named("rerank", "pending", {"recipe": self.recipe, "queries": ids}).fetchall())
         if not work:
             return
         held, squares = self.exact.hold(list(sequences.batches(queries, self.batch_tokens)))
@@ -296,7 +318,7 @@ class Job:
         arrays = (torch.cat(column).cpu().numpy() for column in zip(*self.parts, strict=True))
         table = pyarrow.table(dict(zip(columns, arrays, strict=True)))
         with self.store.transaction(), self.store.registered(measured=table):
-            self.store.named("rerank", "insert", {"recipe": self.key["recipe"]})
+            self.store.named("rerank", "insert", {"recipe": self.recipe})
         self.run.rows += len(table)
         self.parts = []
         self.committed_at = time.monotonic()
