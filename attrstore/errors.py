@@ -56,6 +56,7 @@ EXTRAS = {
     "huggingface_hub": "model",
     "Stemmer": "stem",
     "peft": "lora",
+    "gguf": "gguf",
 }
 
 

@@ -157,8 +157,8 @@ class Verbs:
 
         Args:
             recipe, fields: `attrstore.GradientRecipe`, or some of its fields: `projection_dim=16, code="1bit"`.
-            model: folder of a Hugging Face causal LM, or of a LoRA adapter of one; or a model of transformers in
-                memory, which stays as it was.
+            model: folder of a Hugging Face causal LM, or of a LoRA adapter of one; a GGUF file; or a model of
+                transformers in memory, which stays as it was.
             tokenizer: of a model in memory.
             optimizer_state: file of the optimizer's state_dict (AdamW or Adafactor), whose second moment corrects.
             name: of the encoder; made from the recipe if not given.

@@ -23,7 +23,7 @@ PATH = click.Path(path_type=Path)
 
 model_option = click.option(
     "--model", required=True, type=PATH,
-    help="Folder of a Hugging Face causal LM, or of a LoRA adapter of one (PEFT).",
+    help="Folder of a Hugging Face causal LM, or of a LoRA adapter of one (PEFT); or a GGUF file.",
 )  # fmt: skip
 encoder_name_option = click.option("--name", help="Of the encoder; made from the recipe if not given.")
 

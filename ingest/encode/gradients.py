@@ -142,7 +142,7 @@ def _moments(
             for state in (moments_fingerprint(moments), None)
         )
         if plain in known and corrected not in known:
-            file = Path(loaded.path) / chosen_state.FILE
+            file = chosen_state.beside(loaded.path)
             return {}, (
                 f"optimizer's state: none, as {known[plain].name} was made without one; "
                 f"{flag('optimizer_state')} {file} makes another encoder beside it"

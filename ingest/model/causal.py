@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypedDict
 import torch
 
 from attrstore.errors import InputError, MismatchError, flag
-from attrstore.ingest.model import broken, fingerprints, memory, sequences, weights
+from attrstore.ingest.model import broken, fingerprints, gguf, memory, sequences, weights
 from attrstore.ingest.model.adapters import Adapter
 from attrstore.ingest.model.memory import InMemory
 from attrstore.vectors.devices import choose_device
@@ -27,7 +27,6 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 LOCAL = {"local_files_only": True, "trust_remote_code": False}
 # Other shapes are named below; transformers would only say that there are some.
 LOADING = {"output_loading_info": True, "ignore_mismatched_sizes": True}
-
 
 Given = str | Path | InMemory  # a folder, or a model in memory
 
@@ -73,7 +72,8 @@ def load(
 ) -> LoadedModel:
     """Load a model's directory, or the adapter there on its base: safetensors only, no remote code.
 
-    A model in memory is taken as it is, and left as it was.
+    A GGUF file, or a folder with its weights in one, is read with the file's own tokenizer. A model in memory is taken
+    as it is, and left as it was.
 
     Raises `InputError` naming the folder when it has no config, no tokenizer, or not all weights, or weights that are
     not the config's.
@@ -85,6 +85,9 @@ def load(
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     folder = Path(given)
+    file = gguf.file_of(folder)
+    if file is not None:
+        return _from_gguf(file, device, dtype, max_length)
     adapter = Adapter.read(folder)
     base = folder if adapter is None else adapter.base
     named = (
@@ -116,6 +119,21 @@ def _taken(given: InMemory, device: str, dtype: str, max_length: int | None) -> 
     with quiet():
         fingerprint, place = memory.identity(model, given.named)
     return _checked(model, given.tokenizer, (place, fingerprint), placed, max_length, given.named)
+
+
+def _from_gguf(file: Path, device: str, dtype: str, max_length: int | None) -> LoadedModel:
+    from transformers import AutoModelForCausalLM
+
+    named, placed = f"{flag('model')} {file}", choose_device(device)
+    tokenizer = gguf.tokenizer(file, **LOCAL)
+    with broken.named(f"{named}: cannot be loaded."), quiet():
+        model, info = AutoModelForCausalLM.from_pretrained(
+            file.parent, dtype=DTYPES[dtype], **gguf.options(file), **LOADING, **LOCAL
+        )
+    refuse_other_weights(named, info)
+    gguf.forget(model)
+    model.eval().requires_grad_(False).to(placed)
+    return _checked(model, tokenizer, (str(file), gguf.fingerprint(file)), placed, max_length, named)
 
 
 def _checked(

@@ -24,7 +24,7 @@ def choose(wanted: str | Path | None, model: str | Path, read: Callable[[Path], 
 
     Args:
         wanted: a file, `none`, or None.
-        model: the model's folder.
+        model: the model's folder or file.
         read: takes the file, or raises `InputError`.
 
     Raises `InputError` where the file that was asked for cannot be used.
@@ -34,7 +34,7 @@ def choose(wanted: str | Path | None, model: str | Path, read: Callable[[Path], 
         return None, f"optimizer's state: none, as {name} {NONE} asks"
     if wanted is not None:
         return read(Path(wanted)), f"optimizer's state: {wanted}"
-    found = Path(model) / FILE
+    found = beside(model)
     if not found.is_file():
         return None, f"optimizer's state: none; there is no {found}, and no {name} was given"
     try:
@@ -42,3 +42,9 @@ def choose(wanted: str | Path | None, model: str | Path, read: Callable[[Path], 
     except InputError as error:
         reason = str(error).split(f"{found}: ", 1)[-1]
         return None, f"optimizer's state: none; {found} is not used: {reason}"
+
+
+def beside(model: str | Path) -> Path:
+    """Return where the optimizer's state of a model's folder, or of a file in one, would be."""
+    place = Path(model)
+    return (place.parent if place.is_file() else place) / FILE
