@@ -69,7 +69,7 @@ def bring_up_to_date(store: Store, *, restore: bool) -> list[str]:
     known = store.meta("face") == digest  # or another attrstore wrote it, whose views differ rightly
     removed = []
     if version and restore:
-        removed = [what for what in strangers(store) if known or what not in _fresh_face()]
+        removed = [what for what in strangers(store) if known or what not in _fresh()[0]]
         _remove_face(store)
     if acting := _acting(store):
         raise StoreError(
@@ -86,8 +86,19 @@ def bring_up_to_date(store: Store, *, restore: bool) -> list[str]:
 
 def strangers(store: Store) -> list[str]:
     """Views and macros that are missing or not as attrstore makes them, and whatever it never makes."""
-    found, fresh = _catalog(store), _fresh_face()
+    found, (fresh, _) = _catalog(store), _fresh()
     return sorted(what for what in found.keys() | fresh.keys() if found.get(what) not in fresh.get(what, ()))
+
+
+def missing_tables(store: Store) -> dict[str, list[str]]:
+    """Tables that are not there or lack columns of attrstore's, and which. Tables of others may stand beside them."""
+    found = set(store.named("face", "columns").fetchall())
+    _, columns = _fresh()
+    missing: dict[str, list[str]] = {}
+    for table, column in columns:
+        if (table, column) not in found:
+            missing.setdefault(table, []).append(column)
+    return missing
 
 
 def storage(store: Store) -> str:
@@ -117,8 +128,11 @@ def _canonical(rows: list[tuple[str, str]]) -> dict[str, str]:
 
 
 @cache
-def _fresh_face() -> dict[str, set[str | None]]:
-    """As a store of ours may show it: DuckDB prints what it read from a file otherwise than what it parsed."""
+def _fresh() -> tuple[dict[str, set[str | None]], list[tuple[str, str]]]:
+    """Views and macros as a store of ours may show them, and its columns.
+
+    DuckDB prints what it read from a file otherwise than what it parsed.
+    """
     with TemporaryDirectory() as folder:
         file = Path(folder, "fresh.duckdb")
         make_file(file, file.with_suffix(".wal"))
@@ -128,7 +142,8 @@ def _fresh_face() -> dict[str, set[str | None]]:
             parsed = _canonical(connection.execute(statement("face", "catalog")).fetchall())
         with duckdb.connect(str(file), read_only=True) as connection:
             read = _canonical(connection.execute(statement("face", "catalog")).fetchall())
-    return {what: {parsed.get(what), read.get(what)} for what in parsed.keys() | read.keys()}
+            columns = connection.execute(statement("face", "columns")).fetchall()
+    return {what: {parsed.get(what), read.get(what)} for what in parsed.keys() | read.keys()}, columns
 
 
 def _acting(store: Store) -> list[str]:

@@ -115,3 +115,4 @@ def write_scoring(store: Store, scoring: Scoring, ranking: Ranking, *, family: s
         store.named("scoring", "insert_inputs", {"scoring": scoring.scoring_id})
         asked = {"scoring": scoring.scoring_id, "queries": list(ranking.query_ids)}
         store.named("scoring", "insert_scoring_queries", asked)
+        store.named("scoring", "insert_written", {"scoring": scoring.scoring_id})

@@ -86,7 +86,8 @@ def add_texts(store: Store) -> None:
     store.execute(
         "INSERT INTO queries (query_id, external_id, prompt, target, metadata, content_hash) "
         "SELECT i, 'q' || i, 'prompt ' || i, 'target ' || i, "
-        "json_object('relation', 'r' || i % 2, 'kind', 'c' || i % 3), 0 FROM range($n) t(i)",
+        "json_object('relation', 'r' || i % 2, 'kind', 'c' || i % 3), "
+        "md5_number('prompt ' || i || chr(31) || 'target ' || i) FROM range($n) t(i)",
         {"n": N_QUERIES},
     )
 

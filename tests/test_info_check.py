@@ -14,7 +14,10 @@ from click.testing import CliRunner, Result
 import attrstore
 from attrstore.check import CHECKS, check
 from attrstore.cli import main
+from attrstore.vectors import encoders
+from attrstore.vectors.encoders import Encoder, make_blocks
 from tests.scored import N_EXAMPLES, N_QUERIES, TOP_K, add, fill
+from tests.test_tampering import TAMPERING
 
 
 @pytest.fixture(scope="module")
@@ -33,18 +36,23 @@ def run(*arguments: Any) -> Result:
 # info
 
 
+ENCODER = "f5f07ef02b6ab2d7"
+
+
 def add_encoder(store: attrstore.Store) -> None:
-    blocks = json.dumps([{"name": "a", "offset": 0, "length": 6}, {"name": "b", "offset": 6, "length": 2}])
+    encoder = Encoder("gradient", "k2", "model", {"code": "int8"}, make_blocks([("a", 6), ("b", 2)]))
+    assert encoder.encoder_id == ENCODER
+    encoders.save(store, encoder)
     store.execute(
-        "INSERT INTO encoders VALUES ('enc', 'gradient', 'k2', 'model', $spec, $blocks, now())",
-        {"spec": '{"code": "int8"}', "blocks": blocks},
-    )
-    store.execute(
-        "INSERT INTO encodings SELECT 'enc', i, repeat('c', 8)::BLOB, repeat('s', 4)::BLOB, 5, 1.5, "
+        f"INSERT INTO encodings SELECT '{ENCODER}', i, repeat('c', 8)::BLOB, repeat('s', 4)::BLOB, 5, 1.5, "
         "CASE WHEN i % 2 = 0 THEN 'ok' ELSE 'truncated: 9 of 12 tokens' END FROM range(10) t(i)"
     )
-    store.execute("INSERT INTO encodings VALUES ('enc', 10, NULL, NULL, 1, NULL, 'skipped: one token')")
-    store.execute("INSERT INTO query_encodings VALUES ('enc', 0, repeat('v', 32)::BLOB, 2, 1.0, 'ok')")
+    store.execute(
+        f"INSERT INTO encodings SELECT '{ENCODER}', i, NULL, NULL, 1, NULL, 'skipped: short' FROM range(10, 60) t(i)"
+    )
+    store.execute(
+        f"INSERT INTO query_encodings SELECT '{ENCODER}', i, repeat('v', 32)::BLOB, 2, 1.0, 'ok' FROM range(14) t(i)"
+    )
 
 
 def test_info(scored: Path, path: Path) -> None:
@@ -59,12 +67,12 @@ def test_info(scored: Path, path: Path) -> None:
         "bytes_per_example": path.stat().st_size / N_EXAMPLES,
         "schema_version": described["file"]["schema_version"],
     }
-    assert (described["rows"]["examples"], described["rows"]["encodings"]) == (N_EXAMPLES, 11)
+    assert (described["rows"]["examples"], described["rows"]["encodings"]) == (N_EXAMPLES, N_EXAMPLES)
     (encoder,) = described["encoders"]
     assert encoder == {
         "name": "k2", "kind": "gradient", "code": "int8", "blocks": 2, "dimensions": 8,
-        "bytes_per_example": 12.0, "encoded": 10, "skipped": 1, "truncated": 5,
-        "queries": 1, "encoder_id": "enc",
+        "bytes_per_example": 12.0, "encoded": 10, "skipped": 50, "truncated": 5,
+        "queries": 14, "encoder_id": ENCODER,
     }  # fmt: skip
     text = sum(len(f'text {e}{{"kind":"c{e % 3}"}}') for e in range(N_EXAMPLES)) / N_EXAMPLES
     assert described["bytes_per_example"] == {"text and metadata": pytest.approx(text), "k2": 12.0}
@@ -103,6 +111,7 @@ BREAKAGES = {
     "scoring_queries": "DELETE FROM scoring_queries WHERE query_id = 3",
     "ranks": "INSERT INTO scores FROM scores WHERE rank = 1 LIMIT 1",
     "tail_patches": "UPDATE tail_patches SET model_fingerprint = 'gone'",
+    "explanations": "INSERT INTO exact_scores VALUES ('r', 0, 999, 1, 1, 1)",
     "subsets": "INSERT INTO subset_losses VALUES ('lds', 1, 3, 0, 1.0, 'here')",
     "checkpoints": "INSERT INTO query_losses VALUES ('gone', 0, 1, 1, 'ok')",
     "runs": "INSERT INTO runs VALUES (2, 'score', '{}', '0', 'here', now(), NULL, 0, 'running', NULL)",
@@ -120,6 +129,12 @@ def whole(scored: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         store.execute("INSERT INTO terms VALUES (1, 'text', 60), (2, 'seven', 2)")
         store.execute("INSERT INTO postings SELECT 1, example_id, 1 FROM examples")
         store.execute("INSERT INTO postings VALUES (2, 7, 2), (2, 17, 1)")
+        for example, seven in ((7, "seven seven"), (17, "seven")):
+            text = {"text": f"text {seven}", "id": example}
+            store.execute(
+                "UPDATE examples SET text = $text, content_hash = md5_number($text) WHERE example_id = $id",
+                text,
+            )
         store.execute(
             "INSERT INTO lexical_stats "
             "SELECT example_id, CASE example_id WHEN 7 THEN 3 WHEN 17 THEN 2 ELSE 1 END FROM examples"
@@ -136,7 +151,10 @@ def test_check_of_a_whole_store(whole: Path) -> None:
 
 
 def test_every_check_can_fail() -> None:
-    elsewhere = {"readable", "face"}  # tests/test_store_files.py
+    elsewhere = {
+        "readable",
+        *(rule for _, rule, _ in TAMPERING.values()),
+    }  # readable: tests/test_store_files.py
     assert set(BREAKAGES) | elsewhere == {rule.name for rule in CHECKS}
 
 

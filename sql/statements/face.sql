@@ -37,6 +37,15 @@ SELECT table_name FROM system.main.duckdb_tables()
 WHERE NOT internal AND NOT temporary AND database_name = system.main.current_database()
 ORDER BY table_name;
 
+-- name: columns
+SELECT table_name, column_name || ' ' || data_type FROM system.main.duckdb_columns()
+WHERE NOT internal AND database_name = system.main.current_database()
+  AND table_name IN (
+      SELECT table_name FROM system.main.duckdb_tables()
+      WHERE NOT internal AND NOT temporary AND database_name = system.main.current_database()
+  )
+ORDER BY ALL;
+
 -- name: removals
 -- What removes each view, macro and trigger, whatever they are called.
 SELECT system.main.concat('DROP TRIGGER "', system.main.replace(trigger_name, '"', '""'),

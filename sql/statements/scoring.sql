@@ -95,6 +95,20 @@ INSERT INTO scoring_queries SELECT $scoring, unnest($queries::BIGINT[])
 -- What the ranking was made of, to see when that changes.
 INSERT INTO scoring_inputs SELECT $scoring, input, n, digest FROM present_inputs
 
+-- name: insert_written
+-- What was written, to see when that changes: the recipe, and of each query its scores.
+INSERT INTO scoring_inputs
+SELECT
+    $scoring, 'recipe', n_examples, md5_number_lower(concat_ws(chr(31), family, method, spec, encoder_id))::HUGEINT
+FROM scorings WHERE scoring_id = $scoring
+UNION ALL
+SELECT
+    $scoring, 'scores of query ' || query_id, count(score),
+    coalesce(sum(md5_number_lower(concat_ws(' ', example_id, rank, score))::HUGEINT), 0)::HUGEINT
+FROM (SELECT query_id FROM scoring_queries WHERE scoring_id = $scoring)
+LEFT JOIN (SELECT query_id, example_id, rank, score FROM scores WHERE scoring_id = $scoring) USING (query_id)
+GROUP BY query_id
+
 -- name: drop_inputs
 DELETE FROM scoring_inputs WHERE scoring_id = (SELECT scoring_id FROM scorings WHERE name = $name)
 
