@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import math
 import types
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from numbers import Integral, Real
+from pathlib import Path
 from typing import Any, TypedDict, TypeVar, Union, Unpack, get_args, get_origin, get_type_hints
 
 from attrstore.errors import InputError, flag
 
 T = TypeVar("T")
-NAMES: dict[type, str] = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+NAMES: dict[type, str] = {
+    int: "a whole number", float: "a number", bool: "true or false", str: "a text", Sequence: "a list", Path: "a path",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -20,6 +24,7 @@ class Option:
 
     help: str
     choices: tuple[str, ...] = ()
+    words: tuple[str, ...] = ()  # that stand for a number
     least: float | None = None
     most: float | None = None
     above: float | None = None
@@ -32,6 +37,7 @@ class About(TypedDict, total=False):
     """Fields of `Option` but the help."""
 
     choices: tuple[str, ...]
+    words: tuple[str, ...]
     least: float | None
     most: float | None
     above: float | None
@@ -66,6 +72,13 @@ class Options:
             _check(flag(about.flag or name, name), getattr(self, name), kinds_of(type(self))[name], about)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Placed(Options):
+    """Where it is computed."""
+
+    device: str = option("auto", "auto, cpu or cuda.")
+
+
 def options_of(kind: type[Options]) -> dict[str, Option]:
     """Return the options of a class, by field; other fields are left out."""
     return {f.name: f.metadata["option"] for f in fields(kind) if "option" in f.metadata}
@@ -90,11 +103,17 @@ def _check(name: str, value: object, kinds: tuple[type, ...], about: Option) -> 
         if value not in about.choices:
             raise InputError(f"{name} {value}: there is no such choice; there are {', '.join(about.choices)}")
         return
+    if about.words:
+        if value in about.words:
+            return
+        kinds = tuple(kind for kind in kinds if kind is not str)
     if not any(_is(value, kind) for kind in kinds):
         wanted = " or ".join(NAMES[kind] for kind in kinds if kind in NAMES)
-        raise InputError(f"{name} {value}: must be {wanted}")
-    if isinstance(value, Real) and not isinstance(value, bool):
-        _check_range(name, float(value), about)
+        raise InputError(
+            f"{name} {value}: must be {(about.words and _range(about)) or wanted}{_words(about)}"
+        )
+    if isinstance(value, Real) and not isinstance(value, bool) and not _within(float(value), about):
+        raise InputError(f"{name} {value:g}: must be {_range(about)}{_words(about)}")
 
 
 def _is(value: object, kind: type) -> bool:
@@ -102,14 +121,26 @@ def _is(value: object, kind: type) -> bool:
         return isinstance(value, Integral) and not isinstance(value, bool)
     if kind is float:
         return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    if kind is Sequence:
+        return isinstance(value, Sequence) and not isinstance(value, str)
     return isinstance(value, kind)
 
 
-def _check_range(name: str, value: float, about: Option) -> None:
-    low, high = about.least, about.most
-    if about.above is not None and value <= about.above:
-        raise InputError(f"{name} {value:g}: must be above {about.above:g}")
-    if low is not None and high is not None and not low <= value <= high:
-        raise InputError(f"{name} {value:g}: must be between {low:g} and {high:g}")
-    if low is not None and value < low:
-        raise InputError(f"{name} {value:g}: must be at least {low:g}")
+def _within(value: float, about: Option) -> bool:
+    low, high, above = about.least, about.most, about.above
+    return (
+        (above is None or value > above) and (low is None or value >= low) and (high is None or value <= high)
+    )
+
+
+def _range(about: Option) -> str:
+    """Say between what a number must lie; nothing where it may be any."""
+    if about.above is not None:
+        return f"above {about.above:g}" + ("" if about.most is None else f" and at most {about.most:g}")
+    if about.least is not None and about.most is not None:
+        return f"between {about.least:g} and {about.most:g}"
+    return "" if about.least is None else f"at least {about.least:g}"
+
+
+def _words(about: Option) -> str:
+    return "".join(f", or {word}" for word in about.words)

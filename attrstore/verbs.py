@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from attrstore.ingest.files.given import Given
     from attrstore.ingest.files.staging import Counts
     from attrstore.ingest.lexical import Indexed
+    from attrstore.ingest.measure.options import TailPatchFields, TailPatchOptions
     from attrstore.ingest.measure.tail_patch import Measured
     from attrstore.ingest.model.memory import InMemory
     from attrstore.lexical.index import IndexFields
@@ -289,19 +290,29 @@ class Verbs:
         return trace(self._store, **options)
 
     @extras_named()
-    def tail_patch(self, **options: Any) -> Measured:
+    def tail_patch(
+        self,
+        options: TailPatchOptions | None = None,
+        *,
+        model: str | Path | PreTrainedModel | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        progress: Progress = silent,
+        **fields: Unpack[TailPatchFields],
+    ) -> Measured:
         """Measure what one training step on each strong proponent does to its query's target, in nats.
 
         Args:
-            options: of `attrstore.ingest.measure.tail_patch.tail_patch`: top, queries, optimizer_state, model, ...;
-                with a model in memory, its `tokenizer` too.
+            options, fields: `attrstore.ingest.measure.options.TailPatchOptions`, or some of its fields: top, queries,
+                scorings, optimizer_state, ...
+            model, tokenizer: as for `encode_gradients`; the store's only model, if not given.
 
         Raises:
             InputError: nothing is scored, or an option or the model cannot be used.
         """
         from attrstore.ingest.measure.tail_patch import tail_patch
 
-        return tail_patch(self._store, **_with_model(options))
+        given = None if model is None else _given(model, tokenizer)
+        return tail_patch(self._store, options, model=given, progress=progress, **fields)
 
     def import_scores(self, matrix: str | Path, *, name: str, **options: Any) -> Scoring:
         """Make a scoring of another tool's matrix: a row for each query, a column for each example.
@@ -410,11 +421,15 @@ class Verbs:
         )
 
 
-def _given(model: Any, tokenizer: Any) -> str | Path | InMemory:
+def _given(
+    model: str | Path | PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None
+) -> str | Path | InMemory:
     """Return a folder as it is, and a model in memory with its tokenizer."""
+    if isinstance(model, str | Path):
+        return model
     from attrstore.ingest.model.memory import InMemory
 
-    return model if isinstance(model, str | Path | InMemory) else InMemory(model, tokenizer)
+    return model if isinstance(model, InMemory) else InMemory(model, tokenizer)
 
 
 def _with_model(options: dict[str, Any]) -> dict[str, Any]:

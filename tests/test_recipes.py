@@ -12,12 +12,20 @@ import pytest
 from click.testing import CliRunner
 
 from attrstore.cli import main
+from attrstore.cli.compare_checkpoints import compare_checkpoints_command
 from attrstore.cli.ingest_embeddings import embeddings_command
 from attrstore.cli.ingest_lexical import lexical_command
 from attrstore.cli.ingest_model import gradients_command, representations_command
+from attrstore.cli.tail_patch import tail_patch_command
 from attrstore.errors import InputError
 from attrstore.ingest.encode import recipes
 from attrstore.ingest.encode.recipes import EmbeddingRecipe, GradientRecipe, RepresentationRecipe
+from attrstore.ingest.measure.options import (
+    CheckpointFields,
+    CheckpointOptions,
+    TailPatchFields,
+    TailPatchOptions,
+)
 from attrstore.lexical.index import Index, IndexFields
 from attrstore.options import Options, options_of
 from attrstore.vectors.encoders import Encoder
@@ -127,6 +135,8 @@ COMMANDS: list[tuple[type[Options], click.Command, bool]] = [
     (RepresentationRecipe, representations_command, False),
     (EmbeddingRecipe, embeddings_command, False),
     (Index, lexical_command, True),
+    (TailPatchOptions, tail_patch_command, False),
+    (CheckpointOptions, compare_checkpoints_command, False),
 ]
 
 
@@ -151,6 +161,8 @@ def test_a_command_has_its_recipe_s_fields(kind: Any, command: click.Command, le
         (RepresentationRecipe, recipes.RepresentationFields),
         (EmbeddingRecipe, recipes.EmbeddingFields),
         (Index, IndexFields),
+        (TailPatchOptions, TailPatchFields),
+        (CheckpointOptions, CheckpointFields),
     ],
 )
 def test_the_type_checker_knows_the_same_fields(recipe: Any, typed: Any) -> None:

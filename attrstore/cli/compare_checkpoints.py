@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Unpack
 
 import click
 
 import attrstore
 from attrstore.cli.common import counted, format_option, store_argument
+from attrstore.cli.options import PATH, fields_of
 from attrstore.formats import show
+from attrstore.ingest.measure.options import CheckpointFields, CheckpointOptions
 
 COLUMNS = (
     "from", "to", "distance", "relative", "cosine", "queries", "mean change", "mean |change|", "low", "high",
@@ -20,15 +23,13 @@ COLUMNS = (
 @click.command("compare-checkpoints")
 @store_argument
 @click.option(
-    "--model", "folders", multiple=True, required=True, type=click.Path(path_type=Path),
+    "--model", "folders", multiple=True, required=True, type=PATH,
     help="Folder of a checkpoint; repeated, in the order of training.",
 )  # fmt: skip
-@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
-@click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True)
-@click.option("--batch-tokens", default=16384, show_default=True, help="Padded tokens in a batch.")
+@fields_of(CheckpointOptions)
 @format_option()
 def compare_checkpoints_command(
-    store: Path, folders: tuple[Path, ...], device: str, dtype: str, batch_tokens: int, output_format: str
+    store: Path, folders: tuple[Path, ...], output_format: str, **fields: Unpack[CheckpointFields]
 ) -> None:
     """Measure how far checkpoints lie apart, in parameters and in what they say of the queries' targets.
 
@@ -43,9 +44,7 @@ def compare_checkpoints_command(
     from attrstore.ingest.measure.checkpoints import compare_checkpoints
 
     with attrstore.open(store, writable=True) as opened, counted("queries measured") as progress:
-        rows = compare_checkpoints(
-            opened, folders, device=device, dtype=dtype, batch_tokens=batch_tokens, progress=progress
-        )
+        rows = compare_checkpoints(opened, folders, progress=progress, **fields)
     common = os.path.commonpath([path for row in rows for path in row[:2]])
     named = [(*(os.path.relpath(path, common) for path in row[:2]), *row[2:]) for row in rows]
     show(COLUMNS, named, output_format)

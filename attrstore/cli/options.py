@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, TypedDict
@@ -62,9 +63,18 @@ def click_options(
 ) -> Iterable[click.Option]:
     """Yield an option for each field, or for those named; its default is that of `defaults`, shown if left open too."""
     kinds = kinds_of(type(defaults))
-    for name, about in options_of(type(defaults)).items():
+    options = options_of(type(defaults))
+    for name in _own_first(type(defaults)):
+        about = options[name]
         if only is None or name in only:
             yield _option(name, about, getattr(defaults, name), kinds[name], left_open)
+
+
+def _own_first(kind: type[Options]) -> Iterable[str]:
+    """Return the names of the options: first those that the class says itself, then those that it shares."""
+    options = options_of(kind)
+    said = (name for of in kind.__mro__ for name in vars(of).get("__annotations__", ()) if name in options)
+    return dict.fromkeys(said)
 
 
 def _option(
@@ -77,6 +87,8 @@ def _option(
     elif left_open and default is not None:
         text = f"{text}  [default: {flag[2:] if default is True else default}]"
     common: _Common = {"default": None if left_open else default, "help": text}
+    if Sequence in kinds and str not in kinds:
+        return click.Option([flag, name], multiple=True, default=(), metavar=about.metavar, help=text)
     if bool in kinds:
         both = default is True or left_open or NoneType in kinds
         declared = f"{flag}/--no-{flag[2:]}" if both else flag

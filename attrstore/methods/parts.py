@@ -19,7 +19,11 @@ class Parts(Options):
     curvature: str = option("none", "R in R^{-1/2}.", choices=CURVATURES)
     norm: str = option("none", "What is taken to unit length.", choices=NORMS)
     mixing: float | str = option(
-        "auto", "lambda of the mixed curvature, 0 to 1; auto chooses it from the spectra.", least=0, most=1
+        "auto",
+        "lambda of the mixed curvature, 0 to 1; auto chooses it from the spectra.",
+        least=0,
+        most=1,
+        words=("auto",),
     )
     damping: float = option(0.1, "Added to R's eigenvalues, in units of their mean.", least=0)
     # of attrstore.vectors.solvers: H^{-1} on the queries instead of R^{-1/2} on both sides
@@ -32,8 +36,6 @@ class Parts(Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if isinstance(self.mixing, str) and self.mixing != "auto":
-            raise InputError(f"{flag('mixing')} {self.mixing}: must be between 0 and 1, or auto")
         if self.solver is not None and self.curvature == "none":
             raise InputError(
                 f"{flag('curvature')} none: there is nothing to invert. Use the method dot or cosine."

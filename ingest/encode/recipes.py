@@ -13,7 +13,7 @@ from typing import Any, Protocol, Self, TypedDict
 
 from attrstore.errors import InputError, flag
 from attrstore.ingest.model.rendering import LOSSES
-from attrstore.options import Options, option
+from attrstore.options import Placed, option
 from attrstore.vectors.quantisations import CODES
 
 DTYPES = ("float32", "bfloat16")
@@ -54,10 +54,9 @@ class Subject(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Running(Options):
+class Running(Placed):
     """How a model is run. It changes no vector but by rounding, and is in no spec."""
 
-    device: str = option("auto", "auto, cpu or cuda.")
     batch_tokens: int = option(4096, "Padded tokens in a batch.", least=1)
 
 

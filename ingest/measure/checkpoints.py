@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
 import pyarrow
 
 from attrstore.errors import AttrstoreError, InputError, Interrupted, flag
+from attrstore.ingest.measure.options import CheckpointFields, CheckpointOptions
 from attrstore.ingest.model import causal, sequences, weights
 from attrstore.ingest.model.backward import Backward
 from attrstore.ingest.model.logprobs import target_logprobs
@@ -32,11 +34,10 @@ if TYPE_CHECKING:
 def compare_checkpoints(
     store: Store,
     folders: Sequence[str | Path],
+    options: CheckpointOptions | None = None,
     *,
-    device: str = "auto",
-    dtype: str = "float32",
-    batch_tokens: int = 16384,
     progress: Progress = silent,
+    **fields: Unpack[CheckpointFields],
 ) -> list[tuple[Any, ...]]:
     """Write `query_losses` of each checkpoint and `parameter_changes` of each two; return `behaviour_change`.
 
@@ -44,31 +45,31 @@ def compare_checkpoints(
 
     Args:
         folders: of two or more checkpoints of one model, in the order of training.
-        device: auto, cpu or cuda: of the forward passes.
-        dtype: of the weights and activations in the forward passes: float32 or bfloat16.
-        batch_tokens: padded tokens of a batch of queries.
+        options: how the forward passes are run.
         progress: called with the queries measured and those to measure.
+        fields: of the options, `CheckpointOptions`, that are to be otherwise.
 
     Raises:
         InputError: fewer than two checkpoints, one twice, or the store has no queries.
         MismatchError: the checkpoints' tensors differ in name or shape.
         Interrupted: the user pressed Ctrl-C; what was measured is committed.
     """
+    running = replace(options or CheckpointOptions(), **fields)
     paths = [Path(folder) for folder in folders]
     if len(paths) < 2:
         raise InputError(
             f"{flag('model')}: give it twice or more, once for each checkpoint, in the order of training"
         )
-    if batch_tokens < 1:
-        raise InputError(f"{flag('batch_tokens')} {batch_tokens}: must be at least 1")
     n_queries = int(store.value("SELECT count(*) FROM queries"))
     if not n_queries:
         raise InputError(f"{store.path}: no queries yet. First: attrstore ingest queries {store.path} FILE")
     weights.refuse_other_shapes(paths)
     fingerprint_of: dict[str, Path] = {}
-    with recorded(store, "compare-checkpoints", models=[str(path) for path in paths], dtype=dtype) as run:
+    with recorded(
+        store, "compare-checkpoints", models=[str(path) for path in paths], dtype=running.dtype
+    ) as run:
         for path in paths:
-            loaded = causal.load(path, device=device, dtype=dtype)
+            loaded = causal.load(path, device=running.device, dtype=running.dtype)
             if loaded.fingerprint in fingerprint_of:
                 raise InputError(
                     f"{flag('model')} {path}: the same model as {fingerprint_of[loaded.fingerprint]}"
@@ -76,7 +77,7 @@ def compare_checkpoints(
             causal.register(store, loaded)
             before = n_queries * len(fingerprint_of)
             fingerprint_of[loaded.fingerprint] = path
-            _Losses(store, loaded, batch_tokens, run)(
+            _Losses(store, loaded, running.batch_tokens, run)(
                 lambda done, before=before: progress(before + done, n_queries * len(paths))  # type: ignore[misc]
             )
         for one, other in combinations(fingerprint_of, 2):

@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from attrstore.errors import InputError, flag
-from attrstore.ingest.measure.one_step import LEARNING_RATES, OneStep
+from attrstore.ingest.measure.one_step import OneStep
+from attrstore.ingest.measure.options import LEARNING_RATES
 from attrstore.ingest.model import causal, chosen_state, optimizer, sequences
 from attrstore.ingest.model.logprobs import target_logprobs
 from attrstore.progress import Progress, silent

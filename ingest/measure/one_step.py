@@ -26,7 +26,6 @@ Moment = Saved | Full
 
 # optimizer: its learning rate. On a trained model the two move a target about equally far, by some thousandths
 # of its log-probability; steps a hundred times as large overshoot.
-LEARNING_RATES = {"adamw": 1e-6, "adam": 1e-6, "sgd": 1e-3}
 
 
 class _Stepped(NamedTuple):

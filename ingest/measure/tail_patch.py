@@ -11,13 +11,13 @@ import math
 import time
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
 import pyarrow
 
 from attrstore.errors import InputError, Interrupted, MismatchError, flag
-from attrstore.ingest.measure.one_step import LEARNING_RATES, OneStep
+from attrstore.ingest.measure.one_step import OneStep
+from attrstore.ingest.measure.options import LEARNING_RATES, TailPatchFields, TailPatchOptions
 from attrstore.ingest.model import causal, chosen_state, optimizer, sequences
 from attrstore.ingest.stopping import ctrl_c
 from attrstore.progress import Progress, silent
@@ -73,18 +73,11 @@ class Setting:
 @writes
 def tail_patch(
     store: Store,
+    options: TailPatchOptions | None = None,
     *,
-    top: int = 10,
-    learning_rate: float | str | None = None,
-    scorings: Sequence[str] = (),
-    queries: int | None = None,
-    optimizer_name: str | None = None,
-    optimizer_state: str | Path | None = None,
     model: causal.Given | None = None,
-    max_length: int | None = None,
-    device: str = "auto",
-    batch_tokens: int = 4096,
     progress: Progress = silent,
+    **fields: Unpack[TailPatchFields],
 ) -> Measured:
     """Write `tail_patches` for the strongest proponents of each query that have no row yet.
 
@@ -92,52 +85,49 @@ def tail_patch(
     summed log-probability, in nats, and of its probability is what is kept. The model is as it was after it.
 
     Args:
-        top: proponents of each query and scoring; a pair that several scorings have is measured once.
-        learning_rate: of the step: 1e-6 for adamw and adam and 1e-3 for sgd, if not given; it must be small, or the
-            step overshoots. `training` is the one that the optimizer's state was saved with, as in the paper.
-        scorings: names; all there are, if none is given.
-        queries: only the first so many, by query_id.
-        optimizer_name: `adamw`, its own step but for momentum and weight decay, which are not the example's: the
-            saved second moment takes this gradient in, with the saved betas, epsilon and step count. `adam`: the
-            gradient over the root of the second moment as it was saved plus 1e-8, which has no bound where that is
-            zero. `sgd`: the gradient. adamw where there is a state, else sgd.
-        optimizer_state: file of the optimizer's state_dict (AdamW or Adafactor); `optimizer.pt` in the model's
-            folder, if it is there and fits; `none` for none.
-        model: the model's folder; where the store last saw its only model, if not given.
-        max_length: tokens of a text, the model's context if not given.
-        device: auto, cpu, cuda.
-        batch_tokens: padded tokens of a batch of queries.
+        options: which proponents, and by which step; the default ones, if not given. A pair that several scorings
+            have is measured once. `adamw` is its own step but for momentum and weight decay, which are not the
+            example's: the saved second moment takes this gradient in, with the saved betas, epsilon and step count.
+            `adam` is the gradient over the root of the second moment as it was saved plus 1e-8.
+        model: the model's folder, or a model in memory; where the store last saw its only model, if not given.
+        progress: called with the proponents measured and those to measure.
+        fields: of the options, `TailPatchOptions`, that are to be otherwise: `top=5, queries=100`.
 
     Raises:
         InputError: nothing is scored, or an option, the model or its optimizer state is unusable.
         MismatchError: the store has measurements with another state or, at this path, another model.
         Interrupted: the user pressed Ctrl-C; what was measured is committed.
     """
-    _check(top, learning_rate, queries, optimizer_name, optimizer_state, batch_tokens)
-    names = _scorings(store, scorings)
-    loaded = causal.load_known(store, model, device, max_length)
-    if optimizer_name == "sgd":
-        optimizer_state = chosen_state.NONE
+    asked = replace(options or TailPatchOptions(), **fields)
+    names = _scorings(store, asked.scorings)
+    loaded = causal.load_known(store, model, asked.device, asked.max_length)
+    wanted = chosen_state.NONE if asked.optimizer_name == "sgd" else asked.optimizer_state
     saved, said = chosen_state.choose(
-        optimizer_state, loaded.path, partial(optimizer.parameter_moments, model=loaded.model)
+        wanted, loaded.path, partial(optimizer.parameter_moments, model=loaded.model)
     )
-    setting = _setting(loaded, optimizer_name, saved, learning_rate)
+    setting = _setting(loaded, asked.optimizer_name, saved, asked.learning_rate)
     _refuse_other_state(store, setting)
     work = store.named(
         "tail_patch",
         "pending",
-        {**setting.key, "top": top, "scorings": names, "queries": 2**62 if queries is None else queries},
+        {
+            **setting.key,
+            "top": asked.top,
+            "scorings": names,
+            "queries": 2**62 if asked.queries is None else asked.queries,
+        },
     ).fetchall()
     with recorded(
         store, "tail-patch", model=loaded.path, model_fingerprint=loaded.fingerprint, optimizer=setting.optimizer,
-        learning_rate=setting.learning_rate, state=setting.state, top=top, scorings=names, queries=queries,
+        learning_rate=setting.learning_rate, state=setting.state, top=asked.top, scorings=names,
+        queries=asked.queries,
     ) as run:  # fmt: skip
         causal.register(store, loaded)
         moments: Mapping[str, Moment] | None = saved
-        if saved is not None and optimizer_name == "adam":
+        if saved is not None and asked.optimizer_name == "adam":
             moments = {name: optimizer.Full(moment.values) for name, moment in saved.items()}
         step = OneStep(loaded.model, setting.learning_rate, moments)
-        return replace(Job(store, setting, loaded, step, batch_tokens, run, progress)(work), state=said)
+        return replace(Job(store, setting, loaded, step, asked.batch_tokens, run, progress)(work), state=said)
 
 
 def _setting(
@@ -246,33 +236,6 @@ class Job:
 def _skip(measured: Measured, reason: str, pairs: int) -> None:
     if pairs:
         measured.skipped[reason] = measured.skipped.get(reason, 0) + pairs
-
-
-def _check(
-    top: int,
-    learning_rate: float | str | None,
-    queries: int | None,
-    optimizer_name: str | None,
-    optimizer_state: str | Path | None,
-    batch_tokens: int,
-) -> None:
-    for option, number in (("--top", top), ("--queries", queries), ("--batch-tokens", batch_tokens)):
-        if number is not None and number < 1:
-            raise InputError(f"{option} {number}: must be at least 1")
-    if learning_rate not in (None, "training") and not _is_rate(learning_rate):
-        raise InputError(f"{flag('learning_rate')} {learning_rate}: must be above 0, or training")
-    if optimizer_name not in (None, *LEARNING_RATES):
-        raise InputError(
-            f"{flag('optimizer')} {optimizer_name}: there is no such choice; there are {', '.join(LEARNING_RATES)}"
-        )
-    if optimizer_name == "sgd" and optimizer_state not in (None, chosen_state.NONE):
-        raise InputError(
-            f"{flag('optimizer')} sgd: uses no {flag('optimizer_state')}. Leave one of them out."
-        )
-
-
-def _is_rate(value: float | str | None) -> bool:
-    return isinstance(value, float | int) and math.isfinite(value) and value > 0
 
 
 def _scorings(store: Store, wanted: Sequence[str]) -> list[str]:

@@ -1,0 +1,83 @@
+"""What one chooses about a measurement: fields, what each is for, and what it takes. Nothing here loads torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypedDict
+
+from attrstore.errors import InputError, flag
+from attrstore.ingest.encode.recipes import DTYPES, Running
+from attrstore.ingest.model import chosen_state
+from attrstore.options import option
+
+LEARNING_RATES = {"adamw": 1e-6, "adam": 1e-6, "sgd": 1e-3}  # form of a step: its size if not given
+
+
+@dataclass(frozen=True, kw_only=True)
+class TailPatchOptions(Running):
+    """Which proponents are measured, and by which step."""
+
+    top: int = option(10, "Proponents of each query and scoring; the report wants ten.", least=1)
+    learning_rate: float | str | None = option(
+        None, "Of the step; small, or it overshoots. training: the one that the optimizer's state was saved with.",
+        above=0, words=("training",),
+        unset=f"{LEARNING_RATES['adamw']:g} for adamw and adam, {LEARNING_RATES['sgd']:g} for sgd",
+    )  # fmt: skip
+    scorings: Sequence[str] = option(
+        (), "Only this scoring's proponents; may be repeated.", flag="scoring", metavar="NAME"
+    )
+    queries: int | None = option(None, "Only the first N queries.", least=1, metavar="N")
+    optimizer_name: str | None = option(
+        None, "The step's form: adamw where there is an optimizer's state, else sgd. adam: by the second moment as it "
+        "was saved, which has no bound where that is zero.", choices=tuple(LEARNING_RATES), flag="optimizer",
+    )  # fmt: skip
+    optimizer_state: str | Path | None = option(
+        None, "File with the optimizer's state_dict (AdamW, Adafactor); none: a plain gradient step.",
+        unset="optimizer.pt in the model's folder, if it is there and fits",
+    )  # fmt: skip
+    max_length: int | None = option(
+        None, "Tokens of a text.", least=2, metavar="N", unset="the model's context"
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse options that do not go together."""
+        super().__post_init__()
+        if self.optimizer_name == "sgd" and self.optimizer_state not in (None, chosen_state.NONE):
+            raise InputError(
+                f"{flag('optimizer')} sgd: uses no {flag('optimizer_state')}. Leave one of them out."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointOptions(Running):
+    """How the checkpoints that are compared are run: forward passes of queries alone, so that more fit in a batch."""
+
+    batch_tokens: int = option(16384, "Padded tokens in a batch.", least=1)
+    dtype: str = option("float32", "Of the model's weights and activations.", choices=DTYPES)
+
+
+# The fields by themselves, for the type checker.
+
+
+class TailPatchFields(TypedDict, total=False):
+    """Fields of `TailPatchOptions`."""
+
+    top: int
+    learning_rate: float | str | None
+    scorings: Sequence[str]
+    queries: int | None
+    optimizer_name: str | None
+    optimizer_state: str | Path | None
+    max_length: int | None
+    device: str
+    batch_tokens: int
+
+
+class CheckpointFields(TypedDict, total=False):
+    """Fields of `CheckpointOptions`."""
+
+    batch_tokens: int
+    dtype: str
+    device: str
