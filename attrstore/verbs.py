@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         RepresentationFields,
         RepresentationRecipe,
     )
+    from attrstore.ingest.encode.run import EncodedRun
     from attrstore.ingest.files.given import Given
     from attrstore.ingest.files.staging import Counts
     from attrstore.ingest.lexical import Indexed
@@ -174,6 +175,38 @@ class Verbs:
         return ingest_gradients(
             self._store, recipe, model=_given(model, tokenizer), optimizer_state=optimizer_state, name=name,
             progress=progress, **fields,
+        )  # fmt: skip
+
+    @extras_named()
+    def encode_run(
+        self,
+        recipe: GradientRecipe | None = None,
+        *,
+        run: str | Path,
+        optimizer_state: str | Path | None = None,
+        name: str | None = None,
+        progress: Progress = silent,
+        **fields: Unpack[GradientFields],
+    ) -> EncodedRun:
+        """Encode the gradients at every checkpoint of a training run, for `tracincp` (arXiv 2002.08484).
+
+        Args:
+            recipe, fields: as for `encode_gradients`.
+            run: folder with the folders checkpoint-N of the transformers Trainer, or of
+                `attrstore.callback.KeepForAttribution`.
+            optimizer_state: `none` to leave out the states that lie in the checkpoints.
+            name: of the encoders, before each one's step.
+
+        Returns:
+            `encoders` and `weights`, as the method takes them: names, and the learning rates that were logged.
+
+        Raises:
+            InputError, MismatchError: as `encode_gradients`; a learning rate is not known.
+        """
+        from attrstore.ingest.encode.run import ingest_run
+
+        return ingest_run(
+            self._store, recipe, run=run, optimizer_state=optimizer_state, name=name, progress=progress, **fields
         )  # fmt: skip
 
     @extras_named()

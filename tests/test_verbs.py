@@ -67,6 +67,7 @@ JOBS: dict[str, Callable[[attrstore.Store], object]] = {
     "add_queries": lambda store: store.add_queries("nothing.jsonl"),
     "add_labels": lambda store: store.add_labels("nothing.jsonl"),
     "encode_gradients": lambda store: store.encode_gradients(model="nothing"),
+    "encode_run": lambda store: store.encode_run(run="nothing"),
     "encode_representations": lambda store: store.encode_representations(model="nothing"),
     "encode_embeddings": lambda store: store.encode_embeddings(model="nothing"),
     "index_lexical": lambda store: store.index_lexical(),

@@ -22,10 +22,8 @@ if TYPE_CHECKING:
 
 PATH = click.Path(path_type=Path)
 
-model_option = click.option(
-    "--model", required=True, type=PATH,
-    help="Folder of a Hugging Face causal LM, or of a LoRA adapter of one (PEFT); or a GGUF file.",
-)  # fmt: skip
+MODELS = "Folder of a Hugging Face causal LM, or of a LoRA adapter of one (PEFT); or a GGUF file."
+model_option = click.option("--model", required=True, type=PATH, help=MODELS)
 encoder_name_option = click.option("--name", help="Of the encoder; made from the recipe if not given.")
 
 
