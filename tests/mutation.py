@@ -1,236 +1,55 @@
 """Change the code in small ways, one at a time, and print which changes no test notices.
 
-    python -m tests.mutation --sample 40 --seed 0
+    python -m tests.mutation --sample 300 --seed 0 --log mutants.log
     python -m tests.mutation --planted
 
-A sample is drawn over the vectors, lexical, methods and encode rooms and the SQL faces and statements. Each mutant
-lives in a copy of the repository, where the test files of its room run until one fails; a run past its time limit
-counts as noticed. `--planted` applies the mutants of tests/planted.py, each against the test that it names.
+A sample is drawn over the vectors, lexical, methods and encode rooms and the SQL faces and statements. The first run
+records which tests reach which function, statement and view (tests/reached.py). Each mutant lives in a copy of the
+repository, where the tests that reach it run until one fails; `partly` survived where --most seconds of them ran. A
+run past its time limit counts as noticed. What stands in the log is not tried again. `--planted` applies the mutants
+of tests/planted.py, each against the test that it names.
 """
 
 from __future__ import annotations
 
 import argparse
-import ast
+import importlib
 import os
 import random
-import re
+import resource
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Iterable
+from contextlib import suppress
+from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple
 
-ROOT = Path(__file__).parents[1]
-# Which tests should notice a change in a room, the quickest first.
-TESTS = {
-    "attrstore/vectors/codebook.py": "codes products",
-    "attrstore/vectors/codes.py": "codes products scoring curvature",
-    "attrstore/vectors/curvature.py": "codes curvature scoring inverse",
-    "attrstore/vectors/encoders.py": "scoring several products gradient_job inverse info_check",
-    "attrstore/vectors/solvers.py": "inverse",
-    "attrstore/vectors": "products scoring curvature several inverse",
-    "attrstore/lexical": "maxscore lexical",
-    "ingest/lexical.py": "lexical maxscore",
-    "attrstore/methods/bm25.py": "lexical maxscore",
-    "attrstore/methods/dense.py": "embeddings",
-    "attrstore/methods/inverse.py": "inverse",
-    "attrstore/methods/less.py": "several",
-    "attrstore/methods/mirrored.py": "mirrored",
-    "attrstore/methods/tracincp.py": "several",
-    "attrstore/methods": "scoring curvature several inverse products",
-    "ingest/encode/embeddings.py": "embeddings",
-    "ingest/encode/kronecker.py": "gradient_math gradient_job",
-    "ingest/encode/projection.py": "gradient_math codes",
-    "ingest/encode/representations.py": "scoring embeddings",
-    "ingest/encode": "gradient_math gradient_job stopping targets several",
-    "sql/face/100": "lexical maxscore",
-    "sql/face/105": "meaning stale views",
-    "sql/face/110": "views oracles",
-    "sql/face/120": "views oracles stores",
-    "sql/face/130": "intervals views",
-    "sql/face/135": "classes import_scores intervals",
-    "sql/face/140": "kinds",
-    "sql/face/150": "lds",
-    "sql/face/160": "diagnostics",
-    "sql/face/170": "checkpoints",
-    "sql/face/180": "explain",
-    "sql/face": "views",
-    "sql/statements/analyses.sql": "stale lds diagnostics",
-    "sql/statements/chosen.sql": "meaning",
-    "sql/statements/check.sql": "info_check",
-    "sql/statements/checkpoints.sql": "checkpoints",
-    "sql/statements/demo.sql": "demo",
-    "sql/statements/diagnostics.sql": "diagnostics",
-    "sql/statements/encodings.sql": "gradient_job stopping targets tail_patch",
-    "sql/statements/explain.sql": "explain",
-    "sql/statements/export.sql": "read_cli",
-    "sql/statements/face.sql": "views import",
-    "sql/statements/import.sql": "import_scores",
-    "sql/statements/info.sql": "info_check",
-    "sql/statements/ingest.sql": "ingest_files",
-    "sql/statements/lexical.sql": "lexical maxscore",
-    "sql/statements/losses.sql": "lds",
-    "sql/statements/mirrored.sql": "mirrored",
-    "sql/statements/removal.sql": "removal",
-    "sql/statements/report.sql": "views report_table classes kinds",
-    "sql/statements/scoring.sql": "scoring curvature products several inverse",
-    "sql/statements/selection.sql": "select",
-    "sql/statements/show.sql": "shapes",
-    "sql/statements/subsets.sql": "lds",
-    "sql/statements/tail_patch.sql": "tail_patch",
-    "sql/statements/trace.sql": "trace",
-    "sql/statements/web.sql": "rare_words web",
-    "ingest/encode/recipes.py": "recipes gradient_job",
-    "attrstore/vectors/quantisations.py": "codes recipes",
-}
-SAMPLED = (
-    "attrstore/vectors", "attrstore/lexical", "attrstore/methods", "ingest/lexical.py", "ingest/encode",
-    "sql/face", "sql/statements",
+import pytest
+
+from tests.mutants import ROOT, Mutant, all_mutants
+from tests.reached import Reached
+
+# Imported once, before the forks; nothing of attrstore or its tests, which the forks find in the copy.
+LIBRARIES = (
+    "click.testing", "duckdb", "hypothesis", "ir_measures", "numpy", "peft", "polars", "pyarrow", "pytest", "rank_bm25",
+    "rich.console", "safetensors.torch", "scipy.stats", "starlette.testclient", "tokenizers", "torch.func",
+    "transformers", "uvicorn",
 )  # fmt: skip
-
-
-class Mutant(NamedTuple):
-    """One change: the text of a file from `start` to `end` becomes `new`."""
-
-    file: str
-    start: int
-    end: int
-    new: str
-
-    def told(self, text: str) -> str:
-        """Say where and what."""
-        line = text.count("\n", 0, self.start) + 1
-        old, new = (" ".join(part.split())[:70] for part in (text[self.start : self.end], self.new))
-        return f"{self.file}:{line}: {old} -> {new}"
-
-
-# Python
-
-COMPARISONS: dict[type[ast.cmpop], str] = {
-    ast.Lt: "<=", ast.LtE: "<", ast.Gt: ">=", ast.GtE: ">", ast.Eq: "!=", ast.NotEq: "==",
-    ast.In: "not in", ast.NotIn: "in", ast.Is: "is not", ast.IsNot: "is",
-}  # fmt: skip
-ARITHMETIC: dict[type[ast.operator], str] = {
-    ast.Add: "-", ast.Sub: "+", ast.Mult: "/", ast.Div: "*", ast.FloorDiv: "*", ast.Mod: "*", ast.Pow: "*",
-    ast.BitAnd: "|", ast.BitOr: "&", ast.LShift: ">>", ast.RShift: "<<",
-}  # fmt: skip
-
-
-def python_mutants(file: str, text: str) -> Iterator[Mutant]:
-    """Yield the mutants of a module: comparisons, arithmetic, constants, conditions, statements left out."""
-    lines = [0]
-    for line in text.splitlines(keepends=True):
-        lines.append(lines[-1] + len(line.encode()))
-    raw = text.encode()
-
-    def place(line: int, column: int) -> int:
-        return len(raw[: lines[line - 1] + column].decode())
-
-    def mutant(node: ast.expr | ast.stmt, new: str) -> Mutant:
-        assert node.end_lineno is not None
-        assert node.end_col_offset is not None
-        return Mutant(
-            file, place(node.lineno, node.col_offset), place(node.end_lineno, node.end_col_offset), new
-        )
-
-    for node in _walk(ast.parse(text)):
-        if isinstance(node, ast.Compare) and len(node.ops) == 1:
-            left, right = ast.unparse(node.left), ast.unparse(node.comparators[0])
-            yield mutant(node, f"({left} {COMPARISONS[type(node.ops[0])]} {right})")
-        elif isinstance(node, ast.BinOp) and type(node.op) in ARITHMETIC and not _is_text(node):
-            left, right = ast.unparse(node.left), ast.unparse(node.right)
-            yield mutant(node, f"(({left}) {ARITHMETIC[type(node.op)]} ({right}))")
-        elif isinstance(node, ast.Constant) and isinstance(node.value, bool):
-            yield mutant(node, str(not node.value))
-        elif isinstance(node, ast.Constant) and isinstance(node.value, int):
-            yield mutant(node, str(node.value + 1))
-        elif isinstance(node, ast.Constant) and isinstance(node.value, float):
-            yield mutant(node, repr(node.value * 2 or 1.0))
-        elif isinstance(node, ast.BoolOp):
-            other = " or " if isinstance(node.op, ast.And) else " and "
-            yield mutant(node, "(" + other.join(f"({ast.unparse(value)})" for value in node.values) + ")")
-        elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not | ast.USub):
-            yield mutant(node, f"({ast.unparse(node.operand)})")
-        elif isinstance(node, ast.If | ast.While | ast.IfExp):
-            yield mutant(node.test, f"(not ({ast.unparse(node.test)}))")
-        elif isinstance(node, ast.AugAssign | ast.Raise | ast.Continue | ast.Break) or (
-            isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)
-        ):
-            yield mutant(node, "pass")
-
-
-def _walk(node: ast.AST) -> Iterator[ast.AST]:
-    """Walk what runs: no annotations, no imports for the type checker, nothing inside a text."""
-    yield node
-    for field, value in ast.iter_fields(node):
-        if field in ("annotation", "returns", "decorator_list") or isinstance(node, ast.JoinedStr):
-            continue
-        for child in value if isinstance(value, list) else [value]:
-            if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
-                continue
-            if isinstance(child, ast.AST):
-                yield from _walk(child)
-
-
-def _is_text(node: ast.BinOp) -> bool:
-    return any(
-        isinstance(side, ast.JoinedStr) or (isinstance(side, ast.Constant) and isinstance(side.value, str))
-        for side in (node.left, node.right)
-    )
-
-
-# SQL
-
-SWAPS = {
-    "<=": "<", ">=": ">", "<>": "=", "<": "<=", ">": ">=", "=": "<>", "+": "-", "-": "+", "*": "/", "/": "*",
-    "AND": "OR", "OR": "AND", "min": "max", "max": "min", "DISTINCT": "", "DESC": "", "NOT": "", "LEFT": "",
-    "least": "greatest", "greatest": "least", "ANTI": "SEMI", "SEMI": "ANTI", "sum": "max", "avg": "max",
-}  # fmt: skip
-TOKEN = re.compile(
-    r"(?P<skip>--[^\n]*|'[^']*'|\"[^\"]*\"|->>?|:=|//|\|\||count\(\*\)|\(\*\)|SELECT \*|\* EXCLUDE|EXCLUDE|\$\w+)"
-    r"|(?P<swap><=|>=|<>|[<>=+\-*/]|\b(?:AND|OR|min|max|DISTINCT|DESC|NOT|LEFT|least|greatest|ANTI|SEMI|sum|avg)\b)"
-    r"|(?P<number>(?<![\w.])\d+(?:\.\d+)?(?![\w.]))"
-)
-
-
-def sql_mutants(file: str, text: str) -> Iterator[Mutant]:
-    """Yield the mutants of a script: operators, numbers and some words, outside comments and quotes."""
-    for found in TOKEN.finditer(text):
-        if found["swap"]:
-            yield Mutant(file, found.start(), found.end(), SWAPS[found["swap"]])
-        elif found["number"]:
-            number = found["number"]
-            new = repr(float(number) * 2 or 1.0) if "." in number else str(int(number) + 1)
-            yield Mutant(file, found.start(), found.end(), new)
-
-
-def all_mutants() -> Iterator[Mutant]:
-    """Yield every mutant of what is sampled, file by file."""
-    for part in SAMPLED:
-        path = ROOT / part
-        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-            make = {".py": python_mutants, ".sql": sql_mutants}.get(file.suffix)
-            if make:
-                yield from make(file.relative_to(ROOT).as_posix(), file.read_text(encoding="utf-8"))
-
-
-# Running
-
-
-def tests_of(file: str) -> list[str]:
-    """Return the test files of the longest prefix of `file` that has any."""
-    prefix = max((prefix for prefix in TESTS if file.startswith(prefix)), key=len)
-    files = [f"tests/test_{name}.py" for name in TESTS[prefix].split()]
-    return [file for file in files if (ROOT / file).is_file()]
+LAZY = ("AutoModelForCausalLM", "AutoTokenizer", "GPT2LMHeadModel", "GPTNeoXForCausalLM", "LlamaForCausalLM")
+# These run type checkers, builds, browsers and whole demos: minutes each, and nothing that the others miss.
+LEFT_OUT = ("benchmarks", "browser", "builds", "packaging", "python_docs", "rooms")
+FIRST = 5.0  # seconds of tests in the first fork; most mutants need no second
 
 
 def copy(folder: Path) -> Path:
-    """Copy what git knows, and what it would."""
+    """Copy what git knows, and what it would; compiled, so that each fork need not."""
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT, capture_output=True, text=True, check=True,
@@ -239,50 +58,166 @@ def copy(folder: Path) -> Path:
         if (ROOT / name).is_symlink() or (ROOT / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, folder / name, follow_symlinks=False)
+    # By the hash of the text: a mutant may have the size and the second of what stood there.
+    compiled = [
+        "-m",
+        "compileall",
+        "-q",
+        "--invalidation-mode",
+        "checked-hash",
+        "attrstore",
+        "ingest",
+        "tests",
+    ]
+    subprocess.run([sys.executable, *compiled], cwd=folder, check=True)
     return folder
 
 
-def outcome(folder: Path, tests: list[str], seconds: float) -> str:
-    """Run the tests in the copy: `survived`, `killed`, or `timed out`."""
-    environment = {**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
-    process = subprocess.Popen(
-        command, cwd=folder, env=environment, start_new_session=True,
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    try:
-        return "survived" if process.wait(seconds) == 0 else "killed"
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        return "timed out"
+def import_libraries() -> None:
+    """Import what every fork would."""
+    for name in LIBRARIES:
+        try:
+            importlib.import_module(name)
+        except ImportError:
+            print(f"without {name}", flush=True)  # noqa: T201
+    import transformers
+
+    for name in LAZY:
+        getattr(transformers, name)
 
 
-def tried(folder: Path, mutant: Mutant, tests: list[str], seconds: float) -> str:
-    """Apply the mutant in the copy, run the tests, take it back."""
-    path = folder / mutant.file
+def forked(folder: Path, tests: list[str], seconds: float) -> tuple[str, str]:
+    """Run the tests in a fork that sees the copy: `survived`, `killed` or `timed out`, and the test that noticed.
+
+    The limit is of processor time, so that a busy machine does not pass for a mutant that hangs.
+    """
+    reading, writing = os.pipe()
+    process = os.fork()
+    if not process:
+        code = 1
+        try:
+            resource.setrlimit(resource.RLIMIT_CPU, (int(seconds) + 1, int(seconds) + 10))
+            code = _run_pytest(folder, tests, writing)
+        finally:
+            os._exit(code)
+    os.close(writing)
+    until = time.monotonic() + 20 * seconds
+    status = None
+    while status is None and time.monotonic() < until:
+        ended, found = os.waitpid(process, os.WNOHANG)
+        status = found if ended else None
+        time.sleep(0.02)
+    with suppress(ProcessLookupError):
+        os.killpg(process, signal.SIGKILL)
+    if status is None:
+        os.waitpid(process, 0)
+    with os.fdopen(reading) as pipe:
+        noticed = pipe.readline().strip()
+    if status is None or (os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGXCPU):
+        return "timed out", noticed
+    return ("survived" if status == 0 else "killed"), noticed
+
+
+class _Noticed:
+    """Tells the parent which test failed."""
+
+    def __init__(self, pipe: int) -> None:
+        self.pipe = pipe
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:
+            os.write(self.pipe, f"{report.nodeid}\n".encode())
+
+    pytest_collectreport = pytest_runtest_logreport
+
+
+def _run_pytest(folder: Path, tests: list[str], pipe: int) -> int:
+    os.setsid()
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for stream in range(3):
+        os.dup2(nowhere, stream)
+    os.chdir(folder)
+    os.environ |= {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
+    sys.dont_write_bytecode = True
+    sys.path[:] = [str(folder), *(path for path in sys.path if Path(path).resolve() != ROOT)]
+    for name in [name for name in sys.modules if name.split(".")[0] in ("tests", "attrstore")]:
+        del sys.modules[name]
+    return int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", *tests], plugins=[_Noticed(pipe)]))
+
+
+class Case(NamedTuple):
+    """A mutant, by its number in the sample, and the tests to run against it, each part with its time limit."""
+
+    number: int
+    mutant: Mutant
+    parts: list[tuple[list[str], float]]
+    whole: bool  # whether these are all the tests that reach it
+
+
+def case(number: int, mutant: Mutant, reached: Reached, most: float) -> Case:
+    """Return the tests that reach the mutant, up to `most` seconds of them: FIRST seconds, then the others."""
+    tests = reached.of(mutant.file, mutant.start)
+    ends = [*accumulate(reached.seconds(test) for test in tests)]
+    first = max(bisect_right(ends, FIRST), 1)
+    last = max(bisect_right(ends, most), first)
+    parts = [part for part in (tests[:first], tests[first:last]) if part]
+    limits = [60 + 5 * sum(reached.seconds(test) for test in part) for part in parts]
+    return Case(number, mutant, list(zip(parts, limits, strict=True)), last >= len(tests))
+
+
+def tried(folder: Path, case: Case) -> tuple[str, str]:
+    """Apply the mutant in the copy, run the tests until one fails, take it back."""
+    path = folder / case.mutant.file
     text = path.read_text(encoding="utf-8")
-    path.write_text(text[: mutant.start] + mutant.new + text[mutant.end :], encoding="utf-8")
+    path.write_text(text[: case.mutant.start] + case.mutant.new + text[case.mutant.end :], encoding="utf-8")
+    found = "unreached", ""
     try:
-        return outcome(folder, tests, seconds)
+        for tests, seconds in case.parts:
+            found = forked(folder, tests, seconds)
+            if found[0] != "survived":
+                return found
     finally:
         path.write_text(text, encoding="utf-8")
+    return found if case.whole else ("partly", "")
 
 
-def run(cases: list[tuple[Mutant, list[str]]], seconds: float) -> int:
-    """Try each mutant against its tests; print one line each, and return how many survived."""
-    survived = 0
+def run(cases: Iterable[Case], log: Path | None) -> int:
+    """Try each mutant; print and log one line each, and return how many survived."""
+    outcomes = Counter[str]()
+    noticing = set[str]()
+    import_libraries()
     with tempfile.TemporaryDirectory() as made:
         folder = copy(Path(made))
-        for number, (mutant, tests) in enumerate(cases, start=1):
+        for case in cases:
             began = time.perf_counter()
-            found = tried(folder, mutant, tests, seconds)
-            survived += found == "survived"
-            text = (folder / mutant.file).read_text(encoding="utf-8")
+            found, test = tried(folder, case)
             took = time.perf_counter() - began
-            print(f"{number:4} {found:9} {took:5.0f} s  {mutant.told(text)}", flush=True)  # noqa: T201
-    print(f"{survived} of {len(cases)} survived", flush=True)  # noqa: T201
-    return survived
+            told = case.mutant.told((folder / case.mutant.file).read_text(encoding="utf-8"))
+            line = f"{case.number:4} {found:9} {took:4.0f} s  {told}" + (f"  # {test}" if test else "")
+            print(line, flush=True)  # noqa: T201
+            if log:
+                with log.open("a", encoding="utf-8") as file:
+                    file.write(f"{line}\n")
+            outcomes[found] += 1
+            noticing |= {test} - {""}
+        print(*(f"{count} {found}" for found, count in sorted(outcomes.items())), sep=", ", flush=True)  # noqa: T201
+        found, test = forked(folder, sorted(noticing), 1800) if noticing else ("survived", "")
+        if found != "survived":
+            sys.exit(f"{test} fails without a mutant too")
+    return outcomes.total() - outcomes["killed"] - outcomes["timed out"]
+
+
+def record(file: Path) -> None:
+    """Run every test once and write which places it reaches."""
+    left_out = [f"--ignore=tests/test_{name}.py" for name in LEFT_OUT]
+    command = [sys.executable, "-m", "pytest", "-p", "tests.reached", "--reached", str(file), *left_out]
+    subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True)
+
+
+def judged(log: Path | None) -> set[int]:
+    """Return the numbers of the mutants that the log speaks of."""
+    text = log.read_text(encoding="utf-8") if log and log.exists() else ""
+    return {int(line[:4]) for line in text.splitlines() if line[:4].strip().isdigit()}
 
 
 def main() -> None:
@@ -290,20 +225,32 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--sample", type=int, default=40)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--seconds", type=float, default=300, help="Time limit of one mutant's tests.")
+    parser.add_argument(
+        "--most", type=float, default=3600, help="Seconds of tests that one mutant is tried against."
+    )
     parser.add_argument("--only", default="", help="Files whose path contains this.")
+    parser.add_argument("--numbers", type=int, nargs="+", help="These of the sample, whatever the log says.")
+    parser.add_argument("--log", type=Path, help="Append to this file, and skip what it speaks of.")
+    parser.add_argument(
+        "--reached", type=Path, default=ROOT / "build/reached.json", help="Made where it is missing."
+    )
     parser.add_argument("--planted", action="store_true")
     arguments = parser.parse_args()
     if arguments.planted:
         from tests.planted import planted
 
-        cases = [(mutant, [test]) for mutant, test in planted(ROOT) if arguments.only in mutant.file]
-    else:
-        mutants = [mutant for mutant in all_mutants() if arguments.only in mutant.file]
-        chosen = random.Random(arguments.seed).sample(mutants, min(arguments.sample, len(mutants)))
-        cases = [(mutant, tests_of(mutant.file)) for mutant in chosen]
-        print(f"{len(cases)} of {len(mutants)} mutants, seed {arguments.seed}", flush=True)  # noqa: T201
-    sys.exit(run(cases, arguments.seconds) > 0)
+        named = [(mutant, test) for mutant, test in planted(ROOT) if arguments.only in mutant.file]
+        sys.exit(
+            run((Case(n, m, [([test], 300)], True) for n, (m, test) in enumerate(named, start=1)), None) > 0
+        )
+    if not arguments.reached.exists():
+        record(arguments.reached)
+    reached = Reached(ROOT, arguments.reached)
+    mutants = [mutant for mutant in all_mutants() if arguments.only in mutant.file]
+    chosen = random.Random(arguments.seed).sample(mutants, min(arguments.sample, len(mutants)))
+    print(f"{len(chosen)} of {len(mutants)} mutants, seed {arguments.seed}", flush=True)  # noqa: T201
+    numbers = arguments.numbers or sorted({*range(1, len(chosen) + 1)} - judged(arguments.log))
+    sys.exit(run((case(n, chosen[n - 1], reached, arguments.most) for n in numbers), arguments.log) > 0)
 
 
 if __name__ == "__main__":
