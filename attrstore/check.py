@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import duckdb
 
+from attrstore import shards
 from attrstore.errors import AttrstoreError
 from attrstore.lexical.recount import wrong_postings, wrong_stems
 from attrstore.methods.recomputed import wrong_scores
@@ -15,6 +16,7 @@ from attrstore.vectors.checked import missing_projections, wrong_bytes, wrong_re
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Set
+    from pathlib import Path
 
     from attrstore.store import Store
 
@@ -120,6 +122,12 @@ _BEFORE_SCORES = {
     "readable", "tables", "recipes", "projections", "encodings", "duplicate_encodings", "code_lengths", "lexical_index",
 }  # fmt: skip
 
+SHARDS = Check(
+    "shards",
+    "shards are whole, of an encoder of the store, and none is missing",
+    "Delete what is wrong and run the same attrstore ingest with --shards again.",
+)
+
 
 def check(store: Store, only: Collection[str] = ()) -> Iterator[Finding]:
     """Yield the outcome of each check, in the order of `CHECKS`; of `only` those that are named, if any is."""
@@ -131,6 +139,12 @@ def check(store: Store, only: Collection[str] = ()) -> Iterator[Finding]:
         if not finding.ok:
             failed.add(rule.name)
         yield finding
+
+
+def check_shards(store: Store, folder: Path) -> Iterator[Finding]:
+    """Yield what is wrong with a folder of shards, one by one, or that nothing is."""
+    wrong = [Finding(SHARDS, 1, fault) for fault in shards.faults(store, folder)]
+    yield from wrong or [Finding(SHARDS, 0, None)]
 
 
 def _finding(store: Store, rule: Check, failed: Set[str]) -> Finding:

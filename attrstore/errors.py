@@ -25,6 +25,10 @@ class StoreError(AttrstoreError):
     """The store cannot be opened or written."""
 
 
+class HeldError(StoreError):
+    """Another process has the store open."""
+
+
 class OutputError(AttrstoreError):
     """What was to be printed cannot be written: stdout is closed or its disk full."""
 

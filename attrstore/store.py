@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import duckdb
 
-from attrstore.errors import AttrstoreError, InputError, StoreError
+from attrstore.errors import AttrstoreError, HeldError, InputError, StoreError
 from attrstore.locked import close_doors
 from attrstore.schema import bring_up_to_date, make_file
 from attrstore.statements import statement
@@ -226,7 +226,7 @@ def _translated(path: Path, error: duckdb.Error | OSError) -> AttrstoreError:
 def _cannot_open(path: Path, error: duckdb.IOException) -> StoreError:
     holder = re.search(r"held in (?P<program>.+?) \(PID (?P<pid>\d+)\)", str(error))
     if holder:
-        return StoreError(
+        return HeldError(
             f"{path}: held by another process, PID {holder['pid']} ({holder['program']}). One process writes "
             "at a time, and none reads beside it. Wait for it, or stop it."
         )

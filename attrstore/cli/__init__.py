@@ -16,7 +16,13 @@ from attrstore.terminal import say, writing
 # What a person does, in that order, with the commands for it: {command: the module of attrstore.cli that defines it}
 SECTIONS = {
     "See it work": {"demo": "demo"},
-    "Make a store": {"init": "store", "ingest": "ingest", "import": "imports", "backup": "store"},
+    "Make a store": {
+        "init": "store",
+        "ingest": "ingest",
+        "attach": "sharding",
+        "import": "imports",
+        "backup": "store",
+    },
     "Rank": {"score": "score", "rerank": "rerank", "trace": "trace", "use": "use", "ask": "score"},
     "Read": {
         "report": "read",

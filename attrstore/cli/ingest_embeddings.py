@@ -11,6 +11,7 @@ import attrstore
 from attrstore.cli.common import counted, store_argument
 from attrstore.cli.ingest_model import report_counts
 from attrstore.cli.options import PATH, fields_of
+from attrstore.cli.sharding import shardable
 from attrstore.ingest.encode.recipes import EmbeddingFields, EmbeddingRecipe
 
 
@@ -22,6 +23,7 @@ from attrstore.ingest.encode.recipes import EmbeddingFields, EmbeddingRecipe
 )  # fmt: skip
 @click.option("--name", help="Of the encoder; the folder's name and the pooling if not given.")
 @fields_of(EmbeddingRecipe)
+@shardable("embedding", "dense")
 def embeddings_command(store: Path, model: Path, name: str | None, **fields: Unpack[EmbeddingFields]) -> None:
     """Embed every example, and every query's prompt and target, that has no embedding yet.
 

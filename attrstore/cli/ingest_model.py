@@ -10,6 +10,7 @@ import click
 import attrstore
 from attrstore.cli.common import counted, store_argument
 from attrstore.cli.options import MODELS, PATH, encoder_name_option, fields_of, model_option
+from attrstore.cli.sharding import shardable
 from attrstore.errors import InputError
 from attrstore.ingest.encode.recipes import (
     GradientFields,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     "correct nothing.  [default: optimizer.pt in the model's folder, if it is there and fits]",
 )  # fmt: skip
 @fields_of(GradientRecipe)
+@shardable("gradient", "cosine-block")
 def gradients_command(
     store: Path,
     model: Path | None,
@@ -92,6 +94,7 @@ def _report_run(store: Path, run: EncodedRun) -> None:
 @model_option
 @encoder_name_option
 @fields_of(RepresentationRecipe)
+@shardable("representation", "repsim")
 def representations_command(
     store: Path, model: Path, name: str | None, **fields: Unpack[RepresentationFields]
 ) -> None:

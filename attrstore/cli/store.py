@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import click
 
 import attrstore
 from attrstore.cli.common import format_option, store_argument
+from attrstore.cli.options import PATH
 from attrstore.formats import write
 from attrstore.terminal import print_pairs, print_table, say, say_wrapped
 
@@ -82,18 +84,22 @@ def backup_command(store: Path, copy: Path) -> None:
 
 @click.command("check")
 @store_argument
+@click.option(
+    "--shards", type=PATH, metavar="FOLDER",
+    help="Check what attrstore ingest wrote there too: that every file is whole, and none is missing.",
+)  # fmt: skip
 @format_option()
-def check_command(store: Path, output_format: str) -> None:
+def check_command(store: Path, shards: Path | None, output_format: str) -> None:
     """Check that a store's tables agree with each other; exit code 1 if they do not.
 
     \b
     Example: attrstore check facts.duckdb
     """
-    from attrstore.check import check
+    from attrstore.check import check, check_shards
 
     rows = []
     with attrstore.open(store) as opened:
-        for finding in check(opened):
+        for finding in chain(check(opened), check_shards(opened, shards) if shards else ()):
             fix = finding.check.fix.replace("STORE", str(store))
             rows.append((finding.ok, finding.check.rule, finding.wrong, finding.sample, fix))
             if output_format != "table":
