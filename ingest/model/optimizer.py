@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Required, TypedDict
+from typing import TYPE_CHECKING, NamedTuple, Required, TypedDict, cast
 
 import torch
 from torch import Tensor, nn
 
 from attrstore.errors import InputError, flag
-from attrstore.ingest.model import adapters, broken
+from attrstore.ingest.model import adapters, broken, states
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -184,15 +184,18 @@ def _whole(entry: Entry, name: str, file: Path) -> Tensor:
 
 
 def _read(file: Path) -> State:
+    states.refuse_shards(file)
     if not file.is_file():
         raise InputError(f"{flag('optimizer_state')} {file}: no such file.")
     with broken.named(f"{flag('optimizer_state')} {file}: not a file of tensors written by torch.save."):
-        state: State = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-    if not isinstance(state, dict) or not {"state", "param_groups"} <= state.keys():
+        content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    with broken.named(f"{flag('optimizer_state')} {file}: not a state_dict as torch.optim writes it."):
+        state = states.plain(content, file)
+    if state is None:
         raise InputError(
             f"{flag('optimizer_state')} {file}: not an optimizer's state_dict (no 'state', 'param_groups')."
         )
-    return state
+    return cast("State", state)
 
 
 def _match(state: State, model: nn.Module, file: Path) -> dict[str, Entry]:
@@ -202,10 +205,12 @@ def _match(state: State, model: nn.Module, file: Path) -> dict[str, Entry]:
 
 def _matched(state: State, model: nn.Module, file: Path) -> dict[str, Entry]:
     entries = state["state"]
-    if entries and all(isinstance(key, str) for key in entries):
-        return {str(name).removeprefix(adapters.PREFIX): entry for name, entry in entries.items()}
-    ids = [index for group in state["param_groups"] for index in group["params"]]
     shapes = {name: tuple(parameter.shape) for name, parameter in adapters.trained(model).items()}
+    if entries and all(isinstance(key, str) for key in entries):
+        named = {str(name).removeprefix(adapters.PREFIX): entry for name, entry in entries.items()}
+        _refuse_other_shapes(named, shapes, file)
+        return named
+    ids = [index for group in state["param_groups"] for index in group["params"]]
     problems = []
     for label, names in _orders(model, len(state["param_groups"])):
         problem = _first_misfit(ids, entries, names, shapes)
@@ -215,6 +220,17 @@ def _matched(state: State, model: nn.Module, file: Path) -> dict[str, Entry]:
     raise InputError(
         f"{flag('optimizer_state')} {file}: fits no order of the model's parameters. {'; '.join(problems)}."
     )
+
+
+def _refuse_other_shapes(
+    named: Mapping[str, Entry], shapes: Mapping[str, tuple[int, ...]], file: Path
+) -> None:
+    for name in sorted(named.keys() & shapes.keys()):
+        found = _shape(named[name])
+        if found not in (None, shapes[name]):
+            raise InputError(
+                f"{flag('optimizer_state')} {file}: {name} is {found} there and {shapes[name]} in the model."
+            )
 
 
 def _orders(model: nn.Module, n_groups: int) -> list[tuple[str, list[str]]]:
