@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack, cast
 
 from attrstore.errors import extras_named
-from attrstore.progress import Progress, silent
+from attrstore.progress import Progress, Stages, silent, silent_stages
 
 if TYPE_CHECKING:
     import polars
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from attrstore.scoring import Scoring
     from attrstore.store import Store
     from attrstore.workflows.ask import Answer
+    from attrstore.workflows.options import AskFields, AskOptions, TraceFields, TraceOptions
     from attrstore.workflows.trace import Trace
 
 
@@ -309,18 +310,27 @@ class Verbs:
         )  # fmt: skip
 
     @extras_named()
-    def trace(self, **options: Any) -> Trace:
+    def trace(
+        self,
+        options: TraceOptions | None = None,
+        *,
+        model: str | Path | None = None,
+        progress: Stages = silent_stages,
+        **fields: Unpack[TraceFields],
+    ) -> Trace:
         """Score by every method whose encodings are there and measure the proponents (arXiv 2410.17413, table 1).
 
         Args:
-            options: of `attrstore.workflows.trace.trace`: methods, queries, model, optimizer_state, tail_patch, ...
+            options, fields: `attrstore.workflows.options.TraceOptions`, or some of its fields: methods, queries,
+                optimizer_state, tail_patch, ...
+            model: its folder; the only one that was encoded, if not given.
 
         Returns:
             `table`, one row a method with 95% intervals, and `left_out`: what each of the others needs.
         """
         from attrstore.workflows.trace import trace
 
-        return trace(self._store, **options)
+        return trace(self._store, options, model=model, progress=progress, **fields)
 
     @extras_named()
     def tail_patch(
@@ -397,17 +407,27 @@ class Verbs:
         return report(self._store, **options)
 
     @extras_named()
-    def ask(self, prompt: str, target: str | None = None, **options: Any) -> Answer:
+    def ask(
+        self,
+        prompt: str,
+        target: str | None = None,
+        options: AskOptions | None = None,
+        *,
+        model: str | Path | PreTrainedModel | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        **fields: Unpack[AskFields],
+    ) -> Answer:
         """Rank the examples for a prompt and a target that need not be in the store; nothing is written.
 
         Args:
             target: with its own leading space, where the tokenizer wants one; what the model says, if not given.
-            options: of `attrstore.workflows.ask.ask`: top, method, model, where, device; with a model in memory, its
-                `tokenizer` too.
+            options, fields: `attrstore.workflows.options.AskOptions`, or some of its fields: top, method, where, ...
+            model, tokenizer: as for `encode_gradients`; where ingest saw it, if not given.
         """
         from attrstore.workflows.ask import ask
 
-        return ask(self._store, prompt, target, **_with_model(options))
+        given = None if model is None else _given(model, tokenizer)
+        return ask(self._store, prompt, target, options, model=given, **fields)
 
     @extras_named()
     def search(self, text: str, top_k: int = 10) -> polars.DataFrame:
@@ -463,9 +483,3 @@ def _given(
     from attrstore.ingest.model.memory import InMemory
 
     return model if isinstance(model, InMemory) else InMemory(model, tokenizer)
-
-
-def _with_model(options: dict[str, Any]) -> dict[str, Any]:
-    """Put a model in memory and its tokenizer together, where they are among the options."""
-    tokenizer = options.pop("tokenizer", None)
-    return options if tokenizer is None else options | {"model": _given(options.get("model"), tokenizer)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -60,6 +61,7 @@ def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.syspath_prepend(str(site))
     importlib.invalidate_caches()
     methods._installed.cache_clear()
+    monkeypatch.delitem(sys.modules, "attrstore.cli.score", raising=False)  # lists the methods there are
     yield info / "entry_points.txt"
     methods._installed.cache_clear()
 

@@ -16,7 +16,10 @@ from attrstore.cli.compare_checkpoints import compare_checkpoints_command
 from attrstore.cli.ingest_embeddings import embeddings_command
 from attrstore.cli.ingest_lexical import lexical_command
 from attrstore.cli.ingest_model import gradients_command, representations_command
+from attrstore.cli.score import ask_command
+from attrstore.cli.select import select_command
 from attrstore.cli.tail_patch import tail_patch_command
+from attrstore.cli.trace import trace_command
 from attrstore.errors import InputError
 from attrstore.ingest.encode import recipes
 from attrstore.ingest.encode.recipes import EmbeddingRecipe, GradientRecipe, RepresentationRecipe
@@ -29,6 +32,7 @@ from attrstore.ingest.measure.options import (
 from attrstore.lexical.index import Index, IndexFields
 from attrstore.options import Options, options_of
 from attrstore.vectors.encoders import Encoder
+from attrstore.workflows import options as workflows
 
 
 @dataclass(frozen=True)
@@ -137,6 +141,9 @@ COMMANDS: list[tuple[type[Options], click.Command, bool]] = [
     (Index, lexical_command, True),
     (TailPatchOptions, tail_patch_command, False),
     (CheckpointOptions, compare_checkpoints_command, False),
+    (workflows.TraceOptions, trace_command, False),
+    (workflows.AskOptions, ask_command, False),
+    (workflows.SelectOptions, select_command, False),
 ]
 
 
@@ -163,6 +170,9 @@ def test_a_command_has_its_recipe_s_fields(kind: Any, command: click.Command, le
         (Index, IndexFields),
         (TailPatchOptions, TailPatchFields),
         (CheckpointOptions, CheckpointFields),
+        (workflows.TraceOptions, workflows.TraceFields),
+        (workflows.AskOptions, workflows.AskFields),
+        (workflows.SelectOptions, workflows.SelectFields),
     ],
 )
 def test_the_type_checker_knows_the_same_fields(recipe: Any, typed: Any) -> None:

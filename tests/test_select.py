@@ -72,7 +72,7 @@ def test_the_command_says_over_what(encoded: Path, tmp_path: Path) -> None:
     [
         ({"share": 0}, "must be above 0"),
         ({"share": 1.5}, "at most 1"),
-        ({"aggregate": "median"}, "there are mean, max"),
+        ({"aggregate": "median"}, "there is no such choice; there are mean, max"),
         ({"method": "bm25"}, "does not scan encodings"),
     ],
 )

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import click
 
 import attrstore
 from attrstore.cli.common import counted, format_option, full_option, store_argument
+from attrstore.cli.options import PATH, fields_of
 from attrstore.cli.score_options import ScoreCommand, listed_methods
 from attrstore.formats import write
 from attrstore.terminal import from_here, print_table, say, say_wrapped
+from attrstore.workflows.options import AskFields, AskOptions
 
 if TYPE_CHECKING:
     from attrstore.workflows.ask import Answer
@@ -64,17 +66,18 @@ def score_command(
 @store_argument
 @click.argument("prompt")
 @click.argument("target", required=False)
-@click.option("--top", default=5, show_default=True, help="How many examples of each kind.")
-@click.option("--method", default="cosine-block", show_default=True, help="The influence method.")
-@click.option("--model", type=click.Path(path_type=Path), help="The model's folder, if it has moved.")
-@click.option(
-    "--encoder", help="Name or start of the id of the encoder; of one model's, the first made if not given."
-)
-@click.option("--where", metavar="SQL", help="Only examples that satisfy this predicate.")
+@fields_of(AskOptions)
+@click.option("--model", type=PATH, help="The model's folder, if it has moved.")
 @full_option
 @format_option()
 def ask_command(
-    store: Path, prompt: str, target: str | None, method: str, full: bool, output_format: str, **options: Any
+    store: Path,
+    prompt: str,
+    target: str | None,
+    model: Path | None,
+    full: bool,
+    output_format: str,
+    **fields: Unpack[AskFields],
 ) -> None:
     """Show what the model says after PROMPT, which examples make TARGET likely there, and which ones state it.
 
@@ -87,11 +90,11 @@ def ask_command(
     from attrstore.workflows.ask import ask
 
     with attrstore.open(store) as opened:
-        answer = ask(opened, prompt, target, method=method, **options)
+        answer = ask(opened, prompt, target, model=model, **fields)
     if output_format == "table":
-        _print_answer(prompt, method, answer, full)
+        _print_answer(prompt, fields["method"], answer, full)
     else:
-        write(sys.stdout, output_format, ASKED, _answered(method, answer))
+        write(sys.stdout, output_format, ASKED, _answered(fields["method"], answer))
 
 
 # What one ranked example is about, for programs: a row says over which model and encoder it stands.

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Unpack
 
 import click
 
 import attrstore
 from attrstore.cli.common import format_option, progress_bar, store_argument
+from attrstore.cli.options import PATH, fields_of
 from attrstore.formats import write
 from attrstore.terminal import print_table, say_wrapped
+from attrstore.workflows.options import TraceFields, TraceOptions
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,27 +25,10 @@ if TYPE_CHECKING:
 
 @click.command("trace")
 @store_argument
-@click.option("--method", "methods", multiple=True, metavar="NAME", help="Only this method; may be repeated.")
-@click.option(
-    "--queries", default=300, show_default=True, metavar="N", help="Tail-patch is over the first N queries."
-)
-@click.option(
-    "--mirrored", default=0, metavar="N", help="Run mirrored too, for the first N queries: a pass over the corpus each."
-)  # fmt: skip
-@click.option(
-    "--model",
-    type=click.Path(path_type=Path),
-    help="The model's folder; the only one that was encoded if not given.",
-)
-@click.option(
-    "--optimizer-state", type=click.Path(path_type=Path),
-    help="For an Adam-scaled step; optimizer.pt in the model's folder if it is there.",
-)  # fmt: skip
-@click.option("--no-tail-patch", "tail_patch", flag_value=False, default=True, help="Only score.")
-@click.option("--replace", is_flag=True, help="Score again what is scored.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda.")
+@fields_of(TraceOptions)
+@click.option("--model", type=PATH, help="The model's folder; the only one that was encoded if not given.")
 @format_option()
-def trace_command(store: Path, output_format: str, **options: Any) -> None:
+def trace_command(store: Path, model: Path | None, output_format: str, **fields: Unpack[TraceFields]) -> None:
     """Run every method, measure what its proponents move, and print both in one table.
 
     Each method whose encodings are in the store scores all queries; one training step on each of a query's ten
@@ -68,7 +53,7 @@ def trace_command(store: Path, output_format: str, **options: Any) -> None:
                 tasks[what] = bar.add_task(what)
             bar.update(tasks[what], completed=done, total=total)
 
-        traced = trace(opened, progress=progress, **options)
+        traced = trace(opened, model=model, progress=progress, **fields)
         notes = standing(opened)
     if output_format == "table":
         print_trace(traced.table)

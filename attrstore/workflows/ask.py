@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Unpack
 
 from attrstore import html, scoring
 from attrstore.errors import InputError, flag
 from attrstore.lexical.index import read_index, search
 from attrstore.methods import Request
 from attrstore.vectors import encoders
+from attrstore.workflows.options import AskOptions
 
 if TYPE_CHECKING:
     import pyarrow
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from attrstore.ingest.model.causal import Given
     from attrstore.ingest.model.continuation import Said
     from attrstore.store import Store
+    from attrstore.workflows.options import AskFields
 
 Row = tuple[int, str, float, str]  # rank, example, score, text
 
@@ -72,24 +74,19 @@ def ask(
     store: Store,
     prompt: str,
     target: str | None = None,
+    options: AskOptions | None = None,
     *,
-    top: int = 5,
-    method: str = "cosine-block",
     model: Given | None = None,
-    encoder: str | None = None,
-    where: str | None = None,
-    device: str = "auto",
+    **fields: Unpack[AskFields],
 ) -> Answer:
     """Rank the examples for a prompt and a target; nothing is written.
 
     Args:
         prompt, target: joined as they are, so the target brings its own leading space. Without a target, what the
             model says after the prompt is explained.
-        top: examples of each kind.
-        method: a gradient method.
+        options: how many examples of each kind, and by which gradient method; the default ones, if not given.
         model: the model's folder, or a model in memory; where ingest saw it, if not given.
-        encoder: name or start of the id; of one model's, the first that was made if not given.
-        where: an SQL predicate over `examples`.
+        fields: of the options, `AskOptions`, that are to be otherwise: `top=10, method="trackstar"`.
 
     In a store without gradient encodings the answer is what states it alone, by BM25.
 
@@ -98,11 +95,14 @@ def ask(
     """
     from attrstore.methods import gradient, inverse
 
+    asked = replace(options or AskOptions(), **fields)
     parts = {**gradient.PARTS, **inverse.PARTS}
-    if method not in parts:
-        raise InputError(f"{flag('method')} {method}: not a gradient method; there are {', '.join(parts)}")
-    if encoder is None and not encoders.load_all(store, "gradient") and read_index(store) is not None:
-        found = _retrieved(store, prompt + (target or ""), top)
+    if asked.method not in parts:
+        raise InputError(
+            f"{flag('method')} {asked.method}: not a gradient method; there are {', '.join(parts)}"
+        )
+    if asked.encoder is None and not encoders.load_all(store, "gradient") and read_index(store) is not None:
+        found = _retrieved(store, prompt + (target or ""), asked.top)
         return Answer(target, None, None, None, None, None, influence=[], retrieval=found)
     from attrstore.ingest.encode import gradients
     from attrstore.ingest.model import sequences
@@ -110,8 +110,8 @@ def ask(
     from attrstore.methods import linear_map
     from attrstore.vectors import stored
 
-    chosen = encoders.choose(store, "gradient", encoder)
-    loaded, encode = gradients.reopen(store, chosen, model=model, device=device)
+    chosen = encoders.choose(store, "gradient", asked.encoder)
+    loaded, encode = gradients.reopen(store, chosen, model=model, device=asked.device)
     if target is None:
         target = sentence(loaded, prompt)
         if not target:
@@ -121,9 +121,9 @@ def ask(
         raise InputError(f"TARGET {target!r}: {item.status.removeprefix('skipped: ')}")
     (batch,) = sequences.batches([item], loaded.context)
     vector, loss = encode.encode_queries(batch)
-    with scoring.selected(store, where):
+    with scoring.selected(store, asked.where):
         stored.refuse_missing(store, chosen)
-        ranking = linear_map.rank_vectors(store, chosen, parts[method], [0], vector, Request(top))
+        ranking = linear_map.rank_vectors(store, chosen, parts[asked.method], [0], vector, Request(asked.top))
     chance = math.exp(-float(loss[0]))
     other = target[1:] if target.startswith(" ") else f" {target}"
     other_chance = probability(loaded, prompt, other)
@@ -134,8 +134,8 @@ def ask(
         respaced=(other, other_chance) if other_chance >= FAR * chance else None,
         encoder=chosen.name,
         model=loaded.path,
-        influence=_rows(store, ranking.pairs, top),
-        retrieval=_retrieved(store, prompt + target, top),
+        influence=_rows(store, ranking.pairs, asked.top),
+        retrieval=_retrieved(store, prompt + target, asked.top),
     )
 
 

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Unpack
 
 from attrstore import methods, scoring
-from attrstore.errors import InputError, flag
+from attrstore.errors import InputError
 from attrstore.export import replacing
 from attrstore.methods.base import Request
 from attrstore.originals import example_lines
 from attrstore.progress import Progress, silent
 from attrstore.statements import statement
+from attrstore.workflows.options import SelectOptions
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from torch import Tensor
 
     from attrstore.store import Store
-
-AGGREGATES = ("mean", "max")
+    from attrstore.workflows.options import SelectFields
 
 
 @dataclass(frozen=True)
@@ -55,47 +57,38 @@ class _Whole:
 def select(
     store: Store,
     out: Path,
+    options: SelectOptions | None = None,
     *,
-    method: str = "less",
-    share: float = 0.05,
-    aggregate: str = "mean",
-    by: str | None = None,
-    where: str | None = None,
+    of_method: Mapping[str, object] = MappingProxyType({}),
     progress: Progress = silent,
-    **options: Any,
+    **fields: Unpack[SelectFields],
 ) -> Selected:
     """Write the strongest examples to `out`, JSON lines in the shape in which they came in; the store is only read.
 
     LESS (Xia et al. 2024, arXiv 2402.04333) selects the top 5% so, by the maximum over its target tasks.
 
     Args:
-        method: one that scans encodings.
-        share: of the examples that are scored, above 0 and at most 1; at least one example is taken.
-        aggregate: `mean` or `max` of an example's scores over the queries.
-        by: `source`, or a key of the examples' metadata: the share of each of its values, instead of the whole.
-        where: an SQL predicate over `examples`: only those are scored.
-        options: of the method, as for `score`.
+        options: by which method, and how many; at least one example is taken, of each value of `by` if that is given.
+        of_method: options of the method, as for `score`.
+        fields: of the options, `SelectOptions`, that are to be otherwise: `method="cosine-block", share=0.01`.
 
     Raises:
         InputError: the method does not score every example, or an option is wrong.
     """
-    if not 0 < share <= 1:
-        raise InputError(f"{flag('share')} {share:g}: must be above 0 and at most 1")
-    if aggregate not in AGGREGATES:
-        raise InputError(f"{flag('aggregate')} {aggregate}: there are {', '.join(AGGREGATES)}")
-    chosen = methods.find(method)
+    asked = replace(options or SelectOptions(), **fields)
+    chosen = methods.find(asked.method)
     if chosen.reads.kind in ("lexical", "model"):
-        raise InputError(f"{method}: does not scan encodings, so it has no score for every example.")
-    whole = _Whole(aggregate)
-    with scoring.selected(store, where):
-        request = Request(1, chosen.with_options(options), progress, opponents=False, observe=whole)
+        raise InputError(f"{asked.method}: does not scan encodings, so it has no score for every example.")
+    whole = _Whole(asked.aggregate)
+    with scoring.selected(store, asked.where):
+        request = Request(1, chosen.with_options(of_method), progress, opponents=False, observe=whole)
         ranking = chosen.rank(store, request)
     with replacing(out, beside=store) as temporary:
-        groups = _write(store, temporary, whole, share, by)
+        groups = _write(store, temporary, whole, asked.share, asked.by)
     (encoder, model) = store.named("selection", "encoder", {"id": ranking.encoder_id}).fetchall()[0]
     return Selected(
-        sum(groups.values()), ranking.n_examples, len(ranking.query_ids), method, aggregate, encoder, model,
-        groups if by is not None else {},
+        sum(groups.values()), ranking.n_examples, len(ranking.query_ids), chosen.name, asked.aggregate,
+        encoder, model, groups if asked.by is not None else {},
     )  # fmt: skip
 
 

@@ -7,30 +7,30 @@ the target's log-probability by one training step on each of the ten strongest p
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
 from attrstore import html
 from attrstore.errors import InputError, flag
 from attrstore.evaluation.report import Report
 from attrstore.lexical.index import current_index
 from attrstore.methods import every_method, find, less
+from attrstore.progress import Stages, silent_stages
 from attrstore.runs import writes
 from attrstore.scoring import score
 from attrstore.vectors import encoders
+from attrstore.workflows.options import TraceOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
     from typing import Any
 
     from attrstore.methods import Method
     from attrstore.progress import Progress
     from attrstore.store import Store
     from attrstore.vectors.encoders import Encoder
-
-    Stages = Callable[[str, int, int], None]  # what is being done, how much of it is done, how much there is
+    from attrstore.workflows.options import TraceFields
 
 TOP = 10  # proponents of a query that are measured
 
@@ -61,16 +61,11 @@ class Subject:
 @writes
 def trace(
     store: Store,
+    options: TraceOptions | None = None,
     *,
-    methods: Sequence[str] = (),
-    queries: int = 300,
-    mirrored: int = 0,
     model: str | Path | None = None,
-    optimizer_state: str | Path | None = None,
-    tail_patch: bool = True,
-    replace: bool = False,
-    device: str = "auto",
-    progress: Stages = lambda what, done, total: None,
+    progress: Stages = silent_stages,
+    **fields: Unpack[TraceFields],
 ) -> Trace:
     """Score by each method whose encodings are there, measure the proponents, and return the table.
 
@@ -78,31 +73,24 @@ def trace(
     where one was stopped. A stale one is scored again with the options that it was made with.
 
     Args:
-        methods: names; all there are, if none is given.
-        queries: tail-patch is over the first so many, by query_id; MRR and hit@10 are over all.
-        mirrored: run that method for the first so many queries, each with a pass over the corpus.
+        options: which methods, and what of them is measured; the default ones, if not given. Tail-patch is over the
+            first so many queries, by query_id; MRR and hit@10 are over all.
         model: folder of the model to explain; the only one that the store has encodings of, if not given.
-        optimizer_state: of the Adam-scaled step; `optimizer.pt` in the model's folder, if it is there. Without one
-            the step is a plain gradient's.
-        tail_patch: measure the proponents; pairs that are measured already count in any case.
-        replace: score again what is scored.
-        device: auto, cpu, cuda.
         progress: called with what is being done, how much of it is done, and how much there is.
+        fields: of the options, `TraceOptions`, that are to be otherwise: `queries=50, tail_patch=False`.
 
     Raises:
         InputError: no such method, an option is wrong, several models and none named, or no method can be run.
     """
-    for option, number, least in ((flag("queries"), queries, 1), (flag("mirrored"), mirrored, 0)):
-        if number < least:
-            raise InputError(f"{option} {number}: must be at least {least}")
-    chosen = [find(name) for name in methods] or list(every_method().values())
-    subject = _subject(store, model, optimizer_state, device, mirrored)
+    asked = replace(options or TraceOptions(), **fields)
+    chosen = [find(name) for name in asked.methods] or list(every_method().values())
+    subject = _subject(store, model, asked)
     left_out: dict[str, str] = {}
     refreshed: dict[str, str] = {}
     for method in chosen:
-        changed = None if replace else _what_changed(store, method)
+        changed = None if asked.replace else _what_changed(store, method)
         try:
-            _score(store, method, subject, replace, changed, partial(progress, f"score {method.name}"))
+            _score(store, method, subject, asked.replace, changed, partial(progress, f"score {method.name}"))
             if changed is not None:
                 refreshed[method.name] = changed
         except InputError as error:
@@ -111,9 +99,9 @@ def trace(
     if not traced:
         reasons = "\n".join(f"  {name}: {need}" for name, need in left_out.items())
         raise InputError(f"{store.path}: no method can be run.\n{reasons}")
-    if tail_patch:
+    if asked.tail_patch:
         try:
-            _tail_patch(store, subject, queries, traced, partial(progress, "tail-patch"))
+            _tail_patch(store, subject, asked.queries, traced, partial(progress, "tail-patch"))
         except InputError as error:
             left_out["tail-patch"] = _without_path(store, error)
     return Trace(_table(store, traced), left_out, refreshed)
@@ -123,9 +111,7 @@ def _without_path(store: Store, error: InputError) -> str:
     return str(error).removeprefix(f"{store.path}: ")
 
 
-def _subject(
-    store: Store, model: str | Path | None, state: str | Path | None, device: str, mirrored: int
-) -> Subject:
+def _subject(store: Store, model: str | Path | None, asked: TraceOptions) -> Subject:
     fingerprint: str | None = None
     if model is not None:
         from attrstore.ingest.model import causal
@@ -138,10 +124,13 @@ def _subject(
             paths = dict(store.rows("SELECT fingerprint, path FROM models"))
             if len({encoder.model_fingerprint for encoder in known}) > 1:
                 there = ", ".join(sorted({paths[encoder.model_fingerprint] for encoder in known}))
-                raise InputError(f"{store.path}: which model? Give --model PATH. It has encodings of {there}")
+                raise InputError(
+                    f"{store.path}: which model? Give {flag('model')} PATH. It has encodings of {there}"
+                )
             model = paths[fingerprint]
     folder = None if model is None else Path(model)
-    return Subject(fingerprint, folder, None if state is None else Path(state), device, mirrored)
+    state = None if asked.optimizer_state is None else Path(asked.optimizer_state)
+    return Subject(fingerprint, folder, state, asked.device, asked.mirrored)
 
 
 def _what_changed(store: Store, method: Method) -> str | None:
