@@ -10,12 +10,14 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from starlette.testclient import TestClient
 
 import attrstore
 from attrstore.cli import main
 from attrstore.ingest.encode.gradients import ingest_gradients
 from attrstore.methods import METHODS, Method
 from attrstore.scoring import score
+from attrstore.web.app import application
 from tests import tiny
 
 ROOT = Path(__file__).parents[1]
@@ -47,6 +49,13 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def looked_at(store: Path) -> int:
+    """Open the first page as a browser would; return the status."""
+    app = application(store, token="secret", hosts=frozenset({"testserver"}))
+    with TestClient(app) as browser:
+        return browser.get("/?token=secret").status_code
+
+
 def run(page: str) -> int:
     """Run the page's commands and Python in order and return how many blocks there are."""
     found = BLOCK.findall(page)
@@ -57,6 +66,9 @@ def run(page: str) -> int:
         for command in text.strip().splitlines():
             program, *arguments = shlex.split(command)
             assert program == "attrstore"
+            if arguments[0] == "serve":  # until Ctrl-C
+                assert looked_at(Path(arguments[1])) == 200
+                continue
             result = CliRunner().invoke(main, arguments)
             assert result.exit_code == 0, (command, result.output)
     return len(found)
