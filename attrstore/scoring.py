@@ -95,8 +95,11 @@ def selected(store: Store, where: str | None) -> Iterator[None]:
 def write_scoring(store: Store, scoring: Scoring, ranking: Ranking, *, family: str, method: str) -> None:
     """Write a scoring, its scores and the queries it ranked in one transaction, in the place of any of that name."""
     with store.transaction(), store.registered(ranked=ranking.pairs):
-        for part in ("scores", "scoring_queries", "inputs", "scoring"):
-            store.named("scoring", f"drop_{part}", {"name": scoring.name})
+        named = {"name": scoring.name}
+        for (table,) in store.named("scoring", "tables_about_scorings").fetchall():
+            of_this = "scoring_id = (SELECT scoring_id FROM scorings WHERE name = $name)"
+            store.execute(f'DELETE FROM "{table}" WHERE {of_this}', named)
+        store.named("scoring", "drop_scoring", named)
         store.named(
             "scoring",
             "insert_scoring",

@@ -186,3 +186,13 @@ def test_the_parts_for_programs_are_those_of_the_explanation(copied: Path) -> No
     assert [row["name"] for row in rows if row["of"] == "target"] == [token.token for token in found.target]
     for of in ("example", "target", "block"):
         assert sum(row["part"] for row in rows if row["of"] == of) == pytest.approx(found.score, rel=1e-5)
+
+
+def test_a_scoring_made_again_has_no_parts_of_the_one_before(copied: Path) -> None:
+    one(copied, "dot")
+    one(copied, "cosine")
+    with attrstore.open(copied, writable=True) as store:
+        score(store, "dot", top_k=4)
+        for table in ("token_parts", "block_parts"):
+            left = store.rows(f"SELECT DISTINCT name FROM {table} LEFT JOIN scorings USING (scoring_id)")
+            assert left == [("cosine",)]

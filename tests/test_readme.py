@@ -70,7 +70,7 @@ def run(page: str) -> int:
                 assert looked_at(Path(arguments[1])) == 200
                 continue
             result = CliRunner().invoke(main, arguments)
-            assert result.exit_code == 0, (command, result.output)
+            assert result.exit_code == 0, f"{command}\n{result.output}"
     return len(found)
 
 

@@ -109,14 +109,12 @@ FROM (SELECT query_id FROM scoring_queries WHERE scoring_id = $scoring)
 LEFT JOIN (SELECT query_id, example_id, rank, score FROM scores WHERE scoring_id = $scoring) USING (query_id)
 GROUP BY query_id
 
--- name: drop_inputs
-DELETE FROM scoring_inputs WHERE scoring_id = (SELECT scoring_id FROM scorings WHERE name = $name)
-
--- name: drop_scores
-DELETE FROM scores WHERE scoring_id = (SELECT scoring_id FROM scorings WHERE name = $name)
-
--- name: drop_scoring_queries
-DELETE FROM scoring_queries WHERE scoring_id = (SELECT scoring_id FROM scorings WHERE name = $name)
+-- name: tables_about_scorings
+-- By the column, so that a table of a later schema is not forgotten.
+SELECT table_name FROM duckdb_columns()
+WHERE NOT internal AND database_name = current_database() AND column_name = 'scoring_id' AND table_name <> 'scorings'
+  AND table_name IN (SELECT table_name FROM duckdb_tables() WHERE NOT temporary)
+ORDER BY table_name
 
 -- name: drop_scoring
 DELETE FROM scorings WHERE name = $name
