@@ -62,6 +62,7 @@ class Store(Verbs):
             with translated_errors(self.path):
                 make_file(self.path, self.log)
         self.connection = self._connect()
+        self._inode = self.path.stat().st_ino
         try:
             close_doors(self.connection, files=files or self.writable)
             self.removed = bring_up_to_date(self, restore=create and not made)
@@ -72,8 +73,16 @@ class Store(Verbs):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.close()
+        if kind is None and self.writable and not self._is_there():
+            raise StoreError(
+                f"{self.path}: was removed or replaced while it was open. What was written since is lost: put a copy "
+                "back and run the same command again."
+            )
+
+    def _is_there(self) -> bool:
+        return self.path.exists() and self.path.stat().st_ino == self._inode
 
     def close(self) -> None:
         """Close the file. A writer checkpoints, so that the file is complete without its log."""

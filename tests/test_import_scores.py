@@ -223,6 +223,8 @@ def test_class_attribution_by_hand(path: Path, store: Store, tmp_path: Path) -> 
         ("1,2,3,4\n1,2,x,4\n", {}, "row 2, column 3: 'x' is not a number"),
         ("a,b,c,d\n1,2,3,4\n1,,3,4\n", {}, "row 3, column 2: '' is not a number"),
         ("i,a,b,c,d\nu,1,2,3,4\nv,1,2,3,nan\n", {}, r"row 3, column 5: no number \(NaN\)"),
+        ("1,2,3,4\n1,2,inf,4\n", {}, r"row 2, column 3: \+inf there, which is no score"),
+        ("i,a,b,c,d\nu,1,-inf,3,4\nv,1,2,3,4\n", {}, r"row 2, column 3: -inf there, which is no score"),
         ("1,2,3,4\n1,2,3\n", {}, "row 2 has 3"),
         ("1,2,3,4\n1,2,3,4\n1,2\n", {}, "row 3: 2 columns"),
         ("", {}, "empty"),

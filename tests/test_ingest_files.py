@@ -443,6 +443,32 @@ def test_bytes_that_are_not_utf8_are_named_by_line(store: Store, tmp_path: Path)
     message = refused(store, lambda: ingest_corpus(store, [file]))
     assert message.startswith(f"{file}, line 2: malformed JSON: not UTF-8: ")
     assert ingest_corpus(store, [file], skip_bad=True) == Counts(added=1, skipped=1)
+    table = tmp_path / "c.csv"
+    table.write_bytes(b"id,text\n3,ok\n4,caf\xe9\n5,ok\n")
+    message = refused(store, lambda: ingest_corpus(store, [table]))
+    assert message.startswith(f"{table}, row 3: malformed row: invalid encoding: ")
+    assert ingest_corpus(store, [table], skip_bad=True) == Counts(added=2, skipped=1)
+    table.write_bytes(b"id,t\xe9xt\n3,ok\n")
+    assert refused(store, lambda: ingest_corpus(store, [table])).startswith(
+        f"{table}, row 1: the header cannot"
+    )
+
+
+@pytest.mark.parametrize(("n", "closed"), [(60, None), (60, 40), (20_000, None)])
+def test_every_row_that_an_open_quote_swallows_is_counted(
+    store: Store, tmp_path: Path, n: int, closed: int | None
+) -> None:
+    rows = [f"{i},text {i}" for i in range(n)]
+    rows[3] = '3,"two\nlines"'
+    rows[10] = '10,"open'
+    if closed:
+        rows[closed] = f'{closed},more" text'
+    file = lines(tmp_path / "c.csv", "id,text", *rows)
+    swallowed = (closed + 1 if closed else n) - 10
+    message = refused(store, lambda: ingest_corpus(store, [file]))
+    assert f"and {swallowed - 5} more" in message
+    assert "inside the quote that row" in message
+    assert ingest_corpus(store, [file], skip_bad=True) == Counts(added=n - swallowed, skipped=swallowed)
 
 
 def test_csv_rows_that_do_not_fit_are_named_by_row(store: Store, tmp_path: Path) -> None:

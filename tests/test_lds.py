@@ -374,6 +374,7 @@ def test_imported_losses(store: Store, tmp_path: Path) -> None:
     [
         ("4,q-0,1", "row 3: no subset '4'"),
         ("one,q-0,1", "row 3: no subset 'one'"),
+        ("1.5,q-0,1", "row 3: no subset '1.5'"),
         ("1,q-9,1", "row 3: no query 'q-9'"),
         ("1,q-0,nan", "row 3: the loss 'nan' is not a number of nats"),
         ("1,q-0,inf", "row 3: the loss 'inf' is not a number of nats"),

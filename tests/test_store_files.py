@@ -147,3 +147,20 @@ def test_check_names_the_table_of_an_unreadable_block(path: Path) -> None:
     path.write_bytes(data)
     assert run("check", path).exit_code == 1
     assert wrongs(path)[0][:3] == ["every table can be read to its end", 1, "block_weights"]
+
+
+def lose_it(path: Path, replaced: bool, error: Exception | None = None) -> None:
+    with attrstore.open(path, create=True):
+        path.unlink()
+        if replaced:
+            path.write_bytes(b"another")
+        if error:
+            raise error
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_store_that_is_gone_when_a_job_ends_is_an_error(path: Path, replaced: bool) -> None:
+    with pytest.raises(attrstore.StoreError, match=f"{path}: was removed or replaced while it was open"):
+        lose_it(path, replaced)
+    with pytest.raises(KeyError):  # an error on the way is the one to show
+        lose_it(path.with_name("other.duckdb"), replaced, KeyError())

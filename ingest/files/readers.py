@@ -250,14 +250,22 @@ def _header(file: InputFile) -> tuple[list[str], str]:
     delimiter = "\t" if ".tsv" in (suffix.lower() for suffix in file.path.suffixes) else ","
     try:
         with read_errors(file), file.open() as stream:
-            text = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")
+            # A byte further down that is not UTF-8 makes its own row bad.
+            text = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="")
             names = next(csv.reader(text, delimiter=delimiter), [])
-    except (UnicodeDecodeError, csv.Error) as error:
+            "".join(names).encode()
+    except (UnicodeError, csv.Error) as error:
         raise InputError(f"{file.path}, row 1: the header cannot be read. {error}") from error
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise InputError(f"{file.path}, row 1: two columns are called {twice[0]!r}. Rename one.")
     return names or ["empty"], delimiter
+
+
+def count_lines(file: InputFile) -> int:
+    """Count the lines that are not blank."""
+    with read_errors(file), file.open() as stream:
+        return sum(not line.isspace() for line in stream)
 
 
 def pointer(name: str) -> str:

@@ -159,8 +159,7 @@ def ranked(
     tables, done = [], 0
     progress(0, len(query_ids))
     for block in matrix.blocks(max(1, CELLS_AT_A_TIME // len(ids))):
-        if not matrix.lacks_some:
-            _check_numbers(path, matrix, done, block)
+        _check_numbers(path, matrix, done, block)
         own = np.asarray(query_ids[done : done + len(block)], dtype=np.int64)
         keep = np.zeros(block.shape, dtype=bool)
         for row, query in enumerate(own.tolist()):
@@ -210,7 +209,9 @@ def _written(
 
 
 def _check_numbers(path: Path, matrix: Matrix, first_row: int, block: np.ndarray) -> None:
-    missing = np.argwhere(np.isnan(block))
-    if len(missing):
-        row, column = missing[0].tolist()
-        raise InputError(f"{path}, {matrix.place(first_row + row, column)}: no number (NaN) there.")
+    wrong = np.isinf(block) if matrix.lacks_some else ~np.isfinite(block)
+    if wrong.any():
+        row, column = np.argwhere(wrong)[0].tolist()
+        value = block[row, column]
+        there = "no number (NaN) there" if np.isnan(value) else f"{value:+} there, which is no score"
+        raise InputError(f"{path}, {matrix.place(first_row + row, column)}: {there}.")

@@ -13,7 +13,7 @@ import duckdb
 
 from attrstore.errors import InputError, flag
 from attrstore.ingest.files.given import Given, described, find_inputs
-from attrstore.ingest.files.readers import InputFile, opened, pointer
+from attrstore.ingest.files.readers import InputFile, count_lines, opened, pointer
 from attrstore.runs import recorded
 from attrstore.statements import statement
 from attrstore.store import translated_errors
@@ -199,6 +199,8 @@ def _stage(
     _read(store, file, "INSERT INTO staged ", "stage", parameters, progress, shaped)
     if file.reader == "read_delimited":
         store.named("ingest", "stage_rejected", {"file": index})
+        if store.named("ingest", "open_quotes").fetchall()[0][0]:
+            store.named("ingest", "stage_swallowed", {"file": index, "lines": count_lines(file) - 1})
         store.named("ingest", "drop_rejected")
 
 

@@ -196,8 +196,26 @@ FROM shaped
 
 -- name: stage_rejected
 INSERT INTO staged
-SELECT $file, line, 'malformed row: ' || lower(error_type) || ': ' || left(csv_line, 80), NULL, NULL, NULL, NULL
+SELECT $file, line, 'malformed row: ' || lower(error_type) || ': ' || left(split_part(csv_line, chr(10), 1), 80),
+       NULL, NULL, NULL, NULL
 FROM rejected_lines
+
+-- name: open_quotes
+SELECT count(*) FROM rejected_lines WHERE error_type = 'UNQUOTED VALUE'
+
+-- name: stage_swallowed
+-- An open quote takes the lines up to the next one into its value: each line of the file that is in no other row is
+-- a bad row. A value may have lines too.
+INSERT INTO staged
+SELECT $file, line + 1 + unnest(range(greatest(0, $lines - rows)::BIGINT)), 'malformed row: inside the quote that row ' || line || ' opens',
+       NULL, NULL, NULL, NULL
+FROM (
+    SELECT
+        (SELECT max(line) FROM rejected_lines WHERE error_type = 'UNQUOTED VALUE') AS line,
+        count(*) + coalesce(sum(list_sum(list_transform(fields, lambda f: len(f) - len(replace(f, chr(10), ''))))), 0)
+        + coalesce(sum((len(metadata) - len(replace(metadata, '\n', ''))) // 2), 0) AS rows
+    FROM staged WHERE file = $file
+)
 
 -- name: drop_rejected
 DROP TABLE IF EXISTS rejected_lines;

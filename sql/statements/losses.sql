@@ -6,7 +6,7 @@ UPDATE staged
 SET problem = CASE
     WHEN NOT coalesce(isfinite(try_cast(fields[3] AS DOUBLE)) AND try_cast(fields[3] AS DOUBLE) >= 0, false)
         THEN 'the loss ''' || fields[3] || ''' is not a number of nats, 0 or more'
-    WHEN NOT EXISTS (FROM subsets WHERE subset_set = $set AND subset = try_cast(fields[1] AS INTEGER))
+    WHEN NOT EXISTS (FROM subsets WHERE subset_set = $set AND subset = try_cast(fields[1] AS DOUBLE))
         THEN 'no subset ''' || fields[1] || ''''
     WHEN NOT EXISTS (FROM queries WHERE external_id = fields[2]) THEN 'no query ''' || fields[2] || ''''
 END
