@@ -370,6 +370,16 @@ class Verbs:
 
         return import_scores(self._store, matrix, name=name, **options)
 
+    def import_qrels(self, file: str | Path, *, skip_bad: bool = False, replace: bool = False) -> Counts:
+        """Add the judgements of a TREC qrels file, `query 0 example relevance` a line, as labels.
+
+        Raises:
+            InputError: what is wrong, by file and line; the store is as it was.
+        """
+        from attrstore.ingest.files.qrels import import_qrels
+
+        return import_qrels(self._store, file, skip_bad=skip_bad, replace=replace)
+
     def subsets(self, **options: Any) -> Made:
         """Choose parts of the corpus to train on again, for LDS (arXiv 2303.14186): see `subset_texts`.
 

@@ -75,6 +75,7 @@ JOBS: dict[str, Callable[[attrstore.Store], object]] = {
     "trace": lambda store: store.trace(),
     "tail_patch": lambda store: store.tail_patch(),
     "import_scores": lambda store: store.import_scores("nothing.csv", name="x"),
+    "import_qrels": lambda store: store.import_qrels("nothing.txt"),
     "subsets": lambda store: store.subsets(),
     "import_losses": lambda store: store.import_losses("nothing.csv", subsets="x"),
 }

@@ -13,7 +13,7 @@ from attrstore.cli.lazy import LazyGroup
 from attrstore.terminal import say
 
 # subcommand: the module of attrstore.cli that defines it
-IMPORTS = {"scores": "imports", "ranking": "imports", "losses": "imports"}
+IMPORTS = {"scores": "imports", "ranking": "imports", "losses": "imports", "qrels": "imports"}
 
 
 @click.group("import", cls=LazyGroup, commands_in=IMPORTS)
@@ -121,3 +121,24 @@ def ranking_command(store: Path, file: Path, **options: Any) -> None:
         scoring = import_ranking(opened, file, **options)
     say(f"{scoring.name}: {scoring.n_scores:,} pairs kept.")
     say(f"Next: attrstore report {store}")
+
+
+@click.command("qrels")
+@store_argument
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--skip-bad", is_flag=True, help="Leave out lines that cannot be used, and count them.")
+@click.option("--replace", is_flag=True, help="Let another relevance of a known pair replace the old one.")
+def qrels_command(store: Path, file: Path, *, skip_bad: bool, replace: bool) -> None:
+    """Read relevance judgements of TREC as labels: lines of "query 0 example relevance".
+
+    Queries and examples are named by the store's own ids. `export STORE labels FILE --format trec-qrels` writes them.
+
+    \b
+    Example: attrstore import qrels facts.duckdb qrels.txt
+    """
+    from attrstore.cli.ingest_files import report
+    from attrstore.ingest.files.qrels import import_qrels
+
+    with attrstore.open(store, writable=True) as opened:
+        counts = import_qrels(opened, file, skip_bad=skip_bad, replace=replace)
+    report(counts, "label", f"attrstore report {store}")

@@ -19,7 +19,7 @@ class Arrow(Protocol):
     def __arrow_c_stream__(self, requested_schema: object | None = None) -> object: ...
 
 
-Given = str | Path | Iterable[str | Path | Mapping[str, object]] | Arrow
+Given = str | Path | InputFile | Iterable[str | Path | Mapping[str, object]] | Arrow
 
 
 def find_inputs(given: Given) -> list[InputFile]:
@@ -29,6 +29,8 @@ def find_inputs(given: Given) -> list[InputFile]:
     """
     if isinstance(given, str | Path):
         return find_files([given])
+    if isinstance(given, InputFile):
+        return [given]
     if hasattr(given, "__arrow_c_stream__"):
         return [_of_table(given)]
     if not isinstance(given, Iterable) or isinstance(given, Mapping | bytes):
@@ -47,6 +49,8 @@ def described(given: Given) -> list[str]:
     """Name what was given, as a run records it."""
     if isinstance(given, str | Path):
         return [str(given)]
+    if isinstance(given, InputFile):
+        return [str(given.path)]
     if isinstance(given, Sequence) and all(isinstance(item, str | Path) for item in given):
         return [str(item) for item in given]
     return ["given rows"]

@@ -87,6 +87,8 @@ def find_files(files: Sequence[str | Path]) -> list[InputFile]:
 def _paths(name: str | Path) -> list[Path]:
     path = Path(name)
     if path.is_dir():
+        if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
+            return _saved_dataset(path)
         inside = sorted(entry for entry in path.iterdir() if entry.is_file() and _kind(entry))
         if not inside:
             raise InputError(f"{path}: no file in this folder has an extension that is read: {KNOWN}.")
@@ -100,6 +102,31 @@ def _paths(name: str | Path) -> list[Path]:
             raise InputError(f"{name}: no file matches this pattern.")
         return matches
     raise InputError(f"{path}: no such file.")
+
+
+def _saved_dataset(folder: Path) -> list[Path]:
+    """Return the files of a folder that `datasets.save_to_disk` wrote, in the order of the rows."""
+    if not (folder / "state.json").is_file():
+        splits = ", ".join(sorted(str(file.parent) for file in folder.glob("*/state.json")))
+        raise InputError(
+            f"{folder}: a data set of several splits. Give those that are meant: {splits or 'none'}"
+        )
+    try:
+        state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+        files = [folder / Path(entry["filename"]).name for entry in state["_data_files"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{folder}: state.json is not that of a saved data set. {error!r}") from error
+    missing = [file.name for file in files if not file.is_file()]
+    if missing:
+        raise InputError(
+            f"{folder}: {missing[0]}, which state.json names, is not there. Save the data set again."
+        )
+    if state.get("_indices_data_files"):
+        raise InputError(
+            f"{folder}: rows chosen by an index file, as old versions of datasets saved them. Save it again with "
+            "flatten_indices()."
+        )
+    return files
 
 
 def _kind(path: Path) -> str | None:
