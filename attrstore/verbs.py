@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     )
     from attrstore.ingest.encode.run import EncodedRun
     from attrstore.ingest.files.given import Given
+    from attrstore.ingest.files.options import LossFields, LossOptions, MatrixFields, MatrixOptions
     from attrstore.ingest.files.staging import Counts
     from attrstore.ingest.lexical import Indexed
     from attrstore.ingest.measure.options import TailPatchFields, TailPatchOptions
@@ -357,18 +358,30 @@ class Verbs:
         given = None if model is None else _given(model, tokenizer)
         return tail_patch(self._store, options, model=given, progress=progress, **fields)
 
-    def import_scores(self, matrix: str | Path, *, name: str, **options: Any) -> Scoring:
+    def import_scores(
+        self,
+        matrix: str | Path,
+        options: MatrixOptions | None = None,
+        *,
+        name: str,
+        replace: bool = True,
+        progress: Progress = silent,
+        **fields: Unpack[MatrixFields],
+    ) -> Scoring:
         """Make a scoring of another tool's matrix: a row for each query, a column for each example.
 
         Args:
-            options: of `attrstore.ingest.files.scores.import_scores`: lower_is_stronger, top_k, ...
+            options, fields: `attrstore.ingest.files.options.MatrixOptions`, or some of its fields: top_k,
+                lower_is_stronger, ...
 
         Raises:
             InputError: another shape, or a cell that is no number; the store is as it was.
         """
         from attrstore.ingest.files.scores import import_scores
 
-        return import_scores(self._store, matrix, name=name, **options)
+        return import_scores(
+            self._store, matrix, options, name=name, replace=replace, progress=progress, **fields
+        )
 
     def import_qrels(self, file: str | Path, *, skip_bad: bool = False, replace: bool = False) -> Counts:
         """Add the judgements of a TREC qrels file, `query 0 example relevance` a line, as labels.
@@ -391,17 +404,26 @@ class Verbs:
         make = make_leave_out if "scorings" in options else make_subsets
         return make(self._store, **options)
 
-    def import_losses(self, files: Given, *, subsets: str, **options: Any) -> Counts:
+    def import_losses(
+        self,
+        files: Given,
+        options: LossOptions | None = None,
+        *,
+        subsets: str,
+        progress: Progress = silent,
+        **fields: Unpack[LossFields],
+    ) -> Counts:
         """Add what models trained on the subsets lose on each target, summed over its tokens, in nats.
 
         Args:
             files: as for `add_corpus`.
             subsets: name of the set.
-            options: of `attrstore.ingest.files.losses.import_losses`: seed, subset, query, loss, replace.
+            options, fields: `attrstore.ingest.files.options.LossOptions`, or some of its fields: seed, subset, query,
+                loss, replace.
         """
         from attrstore.ingest.files.losses import import_losses
 
-        return import_losses(self._store, files, subsets=subsets, **options)
+        return import_losses(self._store, files, options, subsets=subsets, progress=progress, **fields)
 
     # Reading
 

@@ -13,6 +13,7 @@ from click.testing import CliRunner
 
 from attrstore.cli import main
 from attrstore.cli.compare_checkpoints import compare_checkpoints_command
+from attrstore.cli.imports import losses_command, scores_command
 from attrstore.cli.ingest_embeddings import embeddings_command
 from attrstore.cli.ingest_lexical import lexical_command
 from attrstore.cli.ingest_model import gradients_command, representations_command
@@ -23,6 +24,7 @@ from attrstore.cli.trace import trace_command
 from attrstore.errors import InputError
 from attrstore.ingest.encode import recipes
 from attrstore.ingest.encode.recipes import EmbeddingRecipe, GradientRecipe, RepresentationRecipe
+from attrstore.ingest.files import options as imports
 from attrstore.ingest.measure.options import (
     CheckpointFields,
     CheckpointOptions,
@@ -141,6 +143,8 @@ COMMANDS: list[tuple[type[Options], click.Command, bool]] = [
     (Index, lexical_command, True),
     (TailPatchOptions, tail_patch_command, False),
     (CheckpointOptions, compare_checkpoints_command, False),
+    (imports.MatrixOptions, scores_command, False),
+    (imports.LossOptions, losses_command, False),
     (workflows.TraceOptions, trace_command, False),
     (workflows.AskOptions, ask_command, False),
     (workflows.SelectOptions, select_command, False),
@@ -170,6 +174,8 @@ def test_a_command_has_its_recipe_s_fields(kind: Any, command: click.Command, le
         (Index, IndexFields),
         (TailPatchOptions, TailPatchFields),
         (CheckpointOptions, CheckpointFields),
+        (imports.MatrixOptions, imports.MatrixFields),
+        (imports.LossOptions, imports.LossFields),
         (workflows.TraceOptions, workflows.TraceFields),
         (workflows.AskOptions, workflows.AskFields),
         (workflows.SelectOptions, workflows.SelectFields),

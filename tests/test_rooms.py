@@ -126,6 +126,19 @@ def anys(tree: ast.Module) -> int:
     )
 
 
+def parameters(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Count what a caller may give, without the object itself; `*rest` and `**rest` are one each."""
+    own = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs, node.args.vararg, node.args.kwarg]
+    return sum(one is not None and one.arg not in ("self", "cls") for one in own)
+
+
+def of_many(file: str, tree: ast.Module) -> Iterator[str]:
+    """Name the functions that take more than a person keeps in mind."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and parameters(node) > 8:
+            yield f"{file} {node.name}"
+
+
 def undocumented(file: str, tree: ast.Module) -> Iterator[str]:
     """Name what a user may call, and that says nothing of itself."""
     parts: list[tuple[str, ast.Module | ast.ClassDef]] = [(file, tree)]
@@ -141,11 +154,12 @@ def undocumented(file: str, tree: ast.Module) -> Iterator[str]:
                     yield f"{name} {node.name}"
 
 
-def test_files_are_short_typed_and_documented() -> None:
+def test_files_are_short_typed_and_documented_and_functions_narrow() -> None:
     trees = {file: ast.parse(text) for file, text in sources() if text.strip()}
     lines = [len(text.splitlines()) for _, text in sources()]
     assert median(lines) < 110
     assert 1000 * sum(map(anys, trees.values())) / sum(lines) < 5
+    assert [name for file, tree in trees.items() for name in of_many(file, tree)] == []
     assert [name for file, tree in trees.items() for name in undocumented(file, tree)] == []
 
 
@@ -155,3 +169,7 @@ def test_what_is_untyped_and_undocumented_is_found() -> None:
     )
     assert anys(planted) == 2
     assert list(undocumented("p.py", planted)) == ["p.py", "p.py A", "p.py A f"]
+    wide = ast.parse(
+        "def f(self, a, b, c, /, d, *e, g, h, **i): pass\ndef g(a, b, c, d, e, *, f, g, h, i): pass\n"
+    )
+    assert list(of_many("p.py", wide)) == ["p.py g"]

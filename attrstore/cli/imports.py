@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Unpack
 
 import click
 
 import attrstore
 from attrstore.cli.common import counted, store_argument
 from attrstore.cli.lazy import LazyGroup
+from attrstore.cli.options import fields_of
+from attrstore.ingest.files.options import LossFields, LossOptions, MatrixFields, MatrixOptions
 from attrstore.terminal import say
 
 # subcommand: the module of attrstore.cli that defines it
@@ -29,21 +31,8 @@ def import_command() -> None:
 @store_argument
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
 @click.option("--subsets", required=True, help="Name of the set that the models were trained on.")
-@click.option(
-    "--seed", default=0, show_default=True, help="Of the retraining; several of a subset are averaged."
-)
-@click.option("--subset", default="subset", show_default=True, metavar="NAME", help="Column with its number.")
-@click.option(
-    "--query", default="query_id", show_default=True, metavar="NAME", help="Column with the query's own id."
-)
-@click.option(
-    "--loss", default="loss", show_default=True, metavar="NAME",
-    help="Column with the loss of the target's tokens: summed, in nats.",
-)  # fmt: skip
-@click.option(
-    "--replace", is_flag=True, help="Let a loss take the place of another one for the same subset and query."
-)
-def losses_command(store: Path, files: tuple[str, ...], **options: Any) -> None:
+@fields_of(LossOptions)
+def losses_command(store: Path, files: tuple[str, ...], subsets: str, **fields: Unpack[LossFields]) -> None:
     """Read what models that you trained on the subsets lose on each query's target.
 
     FILE is a file, a glob or a folder, as for `ingest corpus`. All rows are added or, on an error, none.
@@ -54,7 +43,7 @@ def losses_command(store: Path, files: tuple[str, ...], **options: Any) -> None:
     from attrstore.ingest.files.losses import import_losses
 
     with attrstore.open(store, writable=True) as opened:
-        counts = import_losses(opened, files, **options)
+        counts = import_losses(opened, files, subsets=subsets, **fields)
     say(f"{counts.added:,} losses added, {counts.replaced:,} replaced, {counts.unchanged:,} known.")
     say(f"Next: attrstore report {store} --lds, or --leave-out")
 
@@ -63,23 +52,8 @@ def losses_command(store: Path, files: tuple[str, ...], **options: Any) -> None:
 @store_argument
 @click.argument("matrix", type=click.Path(path_type=Path))
 @click.option("--name", required=True, help="Of the scoring. One of that name is replaced.")
-@click.option(
-    "--lower-is-stronger", is_flag=True, help="The lowest number is the strongest proponent: turn the sign."
-)
-@click.option(
-    "--top-k", type=int,
-    help="Proponents, and opponents, kept for each query.  [default: every pair of a matrix of up to a "
-    "million cells, 100 of a larger one]",
-)  # fmt: skip
-@click.option("--method", default="imported", show_default=True, help="What to call the method.")
-@click.option(
-    "--header/--no-header", default=None, help="Whether the first row of a csv names the columns; guessed."
-)
-@click.option(
-    "--index-column/--no-index-column", default=None,
-    help="Whether the first column names or numbers the rows; guessed.",
-)  # fmt: skip
-def scores_command(store: Path, matrix: Path, **options: Any) -> None:
+@fields_of(MatrixOptions)
+def scores_command(store: Path, matrix: Path, name: str, **fields: Unpack[MatrixFields]) -> None:
     """Read a matrix of scores: a row for each query, a column for each example, in the order of their ingest.
 
     MATRIX is .csv or .tsv (also as .gz), .npy or .parquet, .safetensors as kronfluence saves scores, or a folder that
@@ -93,7 +67,7 @@ def scores_command(store: Path, matrix: Path, **options: Any) -> None:
     from attrstore.ingest.files.scores import import_scores
 
     with attrstore.open(store, writable=True) as opened, counted("queries ranked") as progress:
-        scoring = import_scores(opened, matrix, progress=progress, **options)
+        scoring = import_scores(opened, matrix, name=name, progress=progress, **fields)
     say(f"{scoring.name}: {scoring.n_examples:,} examples ranked, {scoring.n_scores:,} pairs kept.")
     say(f"Next: attrstore report {store}")
 
@@ -107,7 +81,7 @@ def scores_command(store: Path, matrix: Path, **options: Any) -> None:
     help="On which side of a comparison it stands.",
 )  # fmt: skip
 @click.option("--method", default="imported", show_default=True, help="What to call the method.")
-def ranking_command(store: Path, file: Path, **options: Any) -> None:
+def ranking_command(store: Path, file: Path, name: str, family: str, method: str) -> None:
     """Read rankings that another tool wrote: a TREC run, or the PAIR viewer's records (.jsonl).
 
     Queries and examples are named by the store's own ids.
@@ -118,7 +92,7 @@ def ranking_command(store: Path, file: Path, **options: Any) -> None:
     from attrstore.ingest.files.rankings import import_ranking
 
     with attrstore.open(store, writable=True) as opened:
-        scoring = import_ranking(opened, file, **options)
+        scoring = import_ranking(opened, file, name=name, family=family, method=method)
     say(f"{scoring.name}: {scoring.n_scores:,} pairs kept.")
     say(f"Next: attrstore report {store}")
 

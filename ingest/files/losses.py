@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Unpack
 
 from attrstore.errors import InputError, flag
 from attrstore.evaluation import subsets as chosen
+from attrstore.ingest.files.options import LossFields, LossOptions
 from attrstore.ingest.files.staging import (
     SHOWN,
     Column,
@@ -28,14 +30,11 @@ if TYPE_CHECKING:
 def import_losses(
     store: Store,
     files: Given,
+    options: LossOptions | None = None,
     *,
     subsets: str,
-    seed: int = 0,
-    subset: str = "subset",
-    query: str = "query_id",
-    loss: str = "loss",
-    replace: bool = False,
     progress: Progress = silent,
+    **fields: Unpack[LossFields],
 ) -> Counts:
     """Add the losses of `files` to `subset_losses`; all of them or, on an error, none.
 
@@ -43,35 +42,34 @@ def import_losses(
         store: an open, writable store that has the subsets and queries.
         files: a name, glob or folder of jsonl, csv, tsv, parquet or Arrow files, or several; or rows: an
             iterable of dictionaries, or a table of polars, pandas or Arrow.
+        options: of which retraining, and in which columns; the default ones, if not given. A loss is summed over the
+            target's tokens, in nats: minus its log-probability.
         subsets: name of the set.
-        seed: of the retraining; the losses of several seeds are averaged.
-        subset: the column with the subset's number.
-        query: the column with the query's own id.
-        loss: the column with the loss, summed over the target's tokens, in nats: minus its log-probability.
-        replace: let another loss for a known subset, query and seed replace the old one.
         progress: called with the bytes read and the bytes to read.
+        fields: of the options, `LossOptions`, that are to be otherwise: `seed=1, loss="nll"`.
 
     Raises:
         InputError: what is wrong, by file and line; the store is as it was.
         MismatchError: the corpus has changed since the set was made.
     """
+    asked = replace(options or LossOptions(), **fields)
     chosen.require(store, subsets)
-    columns = [Column("subset", subset), Column("query", query), Column("loss", loss)]
-    key = {"set": subsets, "seed": seed}
+    columns = [Column("subset", asked.subset), Column("query", asked.query), Column("loss", asked.loss)]
+    key = {"set": subsets, "seed": asked.seed}
     with staged(store, files, columns, progress) as rows:
         store.named("losses", "check", {"set": subsets})
         rows.skipped(skip_bad=False)
         _refuse_duplicates(rows)
         store.named("losses", "decide", key)
-        actions = rows.actions(what="the loss", replace=replace)
+        actions = rows.actions(what="the loss", replace=asked.replace)
         counts = Counts(**actions)
         if set(actions) <= {"unchanged"}:
             return counts
-        asked = {**key, "origins": [file.path.name for file in rows.files]}
-        parameters = job_parameters(files, columns, replace=replace)
-        with written(store, "import losses", counts, **parameters, subsets=subsets, seed=seed):
+        inserted = {**key, "origins": [file.path.name for file in rows.files]}
+        parameters = job_parameters(files, columns, replace=asked.replace)
+        with written(store, "import losses", counts, **parameters, subsets=subsets, seed=asked.seed):
             store.named("losses", "forget_replaced", key)
-            store.named("losses", "insert", asked)
+            store.named("losses", "insert", inserted)
     return counts
 
 

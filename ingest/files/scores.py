@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
 import numpy as np
 
 from attrstore.errors import InputError, flag
 from attrstore.ingest.files.matrices import Expected, Matrix, is_counting, open_matrix
+from attrstore.ingest.files.options import MatrixFields, MatrixOptions
 from attrstore.methods import Ranking
 from attrstore.progress import Progress, silent
 from attrstore.runs import recorded, writes
@@ -29,15 +31,12 @@ CELLS_AT_A_TIME = 2**22
 def import_scores(
     store: Store,
     matrix: str | Path,
+    options: MatrixOptions | None = None,
     *,
     name: str,
-    lower_is_stronger: bool = False,
-    top_k: int | None = None,
-    method: str = "imported",
-    header: bool | None = None,
-    index_column: bool | None = None,
     replace: bool = True,
     progress: Progress = silent,
+    **fields: Unpack[MatrixFields],
 ) -> Scoring:
     """Rank the examples by the numbers in `matrix` and keep the result under `name`, as an influence scoring.
 
@@ -48,23 +47,20 @@ def import_scores(
         store: an open, writable store that holds the queries and the examples.
         matrix: a .csv, .tsv (also as .gz), .npy, .parquet or .safetensors file, or a folder that `bergson score`
             wrote. What bergson did not write is not ranked, and such a query has no opponents.
+        options: how the matrix is read, and what of it is kept; the default ones, if not given. With
+            `lower_is_stronger` the sign is turned, so that in the store higher is stronger. `top_k` is by default half
+            the examples, so that every pair is kept, of a matrix of up to 2**20 cells; 100 of a larger one.
         name: of the scoring. A scoring of that name is replaced.
-        lower_is_stronger: the sign is turned, so that in the store higher is stronger.
-        top_k: proponents kept for each query, and as many opponents. By default half the examples, so that
-            every pair is kept, of a matrix of up to 2**20 cells; 100 of a larger one.
-        method: what the method is called.
-        header: whether the first row of a csv names the columns; None finds out.
-        index_column: whether the first column names the rows; None finds out.
         replace: whether a scoring of that name may be replaced.
         progress: called with the queries ranked and the queries to rank.
+        fields: of the options, `MatrixOptions`, that are to be otherwise: `lower_is_stronger=True, top_k=10`.
 
     Raises:
         InputError: no such file, another shape than queries × examples, or a cell that is not a number; the
             store is as it was.
     """
+    asked = dataclasses.replace(options or MatrixOptions(), **fields)
     path = Path(matrix)
-    if top_k is not None and top_k < 1:
-        raise InputError(f"{flag('top_k')} {top_k}: must be at least 1")
     if not replace and store.value("SELECT count(*) FROM scorings WHERE name = $name", {"name": name}):
         raise InputError(f"{store.path}: there is a scoring called {name}. Choose another {flag('name')}.")
     queries = dict(store.named("import", "queries_in_order").fetchall())
@@ -75,28 +71,31 @@ def import_scores(
             f"{store.path}: no {missing} yet. First: attrstore ingest {missing} {store.path} FILE"
         )
     expected = Expected(list(queries.values()), list(examples.values()))
-    opened = open_matrix(path, expected, header=header, index_column=index_column)
+    opened = open_matrix(path, expected, header=asked.header, index_column=asked.index_column)
     check_shape(path, opened, expected)
     query_ids = in_order(path, "row", opened.row_names, queries)
     example_ids = in_order(path, "column", opened.column_names, examples)
+    top_k = asked.top_k
     if top_k is None:
         small = len(queries) * len(examples) <= EVERY_PAIR
         top_k = (len(examples) + 1) // 2 if small else 100
     spec = {
         "file": path.name,
         "shape": list(opened.shape),
-        "sign": "lower is stronger" if lower_is_stronger else "higher is stronger",
+        "sign": "lower is stronger" if asked.lower_is_stronger else "higher is stronger",
         "top_k": top_k,
         "where": None,
     }
-    with recorded(store, "import scores", name=name, method=method, **{**spec, "file": str(path)}) as run:
+    with recorded(
+        store, "import scores", name=name, method=asked.method, **{**spec, "file": str(path)}
+    ) as run:
         pairs = ranked(
             store, path, opened, query_ids, example_ids,
-            top_k=top_k, sign=-1 if lower_is_stronger else 1, progress=progress,
+            top_k=top_k, sign=-1 if asked.lower_is_stronger else 1, progress=progress,
         )  # fmt: skip
         scoring = Scoring(name, uuid.uuid4().hex[:12], len(examples), len(pairs), spec)
         ranking = Ranking(pairs, len(examples), spec, query_ids=query_ids)
-        write_scoring(store, scoring, ranking, family="influence", method=method)
+        write_scoring(store, scoring, ranking, family="influence", method=asked.method)
         run.rows = scoring.n_scores
     return scoring
 
