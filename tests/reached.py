@@ -54,7 +54,7 @@ class Reached:
             wanted = {f"{file}#{names[-1][1]}"} if names else set()
         else:
             found = [found for found in _DEFINED.finditer(text) if found.start() <= start]
-            return self._ordered(self._that_name(found[-1][1]) if found else list(self.places))
+            return self._that_name(found[-1][1]) if found else self._ordered(list(self.places))
         return self._ordered([test for test, places in self.places.items() if places & wanted])
 
     def seconds(self, test: str) -> float:
@@ -93,14 +93,14 @@ class Reached:
 
     @cached_property
     def _said(self) -> dict[str, set[str]]:
-        """The names of the face in each file of code, named statement and file of tests."""
+        """The names of the face in each file of code, each named statement and each test."""
         texts = {name: _literals(text) for name, text in self._code.items()}
         for path in (self.root / "sql/statements").glob("*.sql"):
             parts = _NAMED.split(path.read_text(encoding="utf-8"))
             file = path.relative_to(self.root).as_posix()
             texts |= {f"{file}#{name}": text for name, text in zip(parts[1::2], parts[2::2], strict=True)}
-        for path in (self.root / "tests").glob("*.py"):
-            texts[path.relative_to(self.root).as_posix()] = path.read_text(encoding="utf-8")
+        for path in (self.root / "tests").glob("test_*.py"):
+            texts |= _tests(path.relative_to(self.root).as_posix(), path.read_text(encoding="utf-8"))
         return {name: _words(text) & self._face.keys() for name, text in texts.items()}
 
     def _that_name(self, name: str) -> list[str]:
@@ -109,11 +109,13 @@ class Reached:
             before = wanted
             wanted = before | {other for other, words in self._face.items() if words & before}
         saying = {name for name, said in self._said.items() if said & wanted}
-        return [
+        by_itself = [test for test in self.places if test.split("[")[0] in saying]
+        others = [
             test
             for test, places in self.places.items()
             if test.split("::")[0] in saying or any(place.split(":")[0] in saying for place in places)
         ]
+        return list(dict.fromkeys([*self._ordered(by_itself), *self._ordered(others)]))
 
 
 def _words(text: str) -> set[str]:
@@ -126,6 +128,18 @@ def _literals(code: str) -> str:
         for node in ast.walk(ast.parse(code))
         if isinstance(node, ast.Constant) and isinstance(node.value, str)
     )
+
+
+def _tests(file: str, text: str) -> dict[str, str]:
+    """Return the text of each test by its id, and under the file's name that of all they share."""
+    shared, found = [], {}
+    for node in ast.parse(text).body:
+        own = ast.get_source_segment(text, node) or ""
+        if isinstance(node, ast.FunctionDef) and node.name.startswith("test"):
+            found[f"{file}::{node.name}"] = own
+        else:
+            shared.append(own)
+    return {file: "\n".join(shared), **found}
 
 
 def _function(tree: ast.AST, line: int) -> int:

@@ -86,6 +86,10 @@ def test_power_mixing_and_packing() -> None:
     scale, packed = curvature.pack(torch.from_numpy(r).float())
     assert len(packed) == 12 * 13
     assert np.allclose(curvature.unpack(scale, packed, 12).numpy(), r, rtol=2e-3, atol=1e-3)
+    # Curvature is of squared gradients: far below what float16 holds; a dead block's is zero.
+    for small in (1e-12 * torch.from_numpy(r).float(), torch.zeros(12, 12)):
+        found = curvature.unpack(*curvature.pack(small), 12)
+        assert torch.allclose(found, small, rtol=2e-3, atol=1e-3 * float(small.diagonal().mean()))
     # Two blocks of spectra 4, 1 and 1, .25: at the damped rank (0 here: the strongest) q outweighs c fourfold.
     corpus, queries = [torch.diag(torch.tensor([1.0, 0.25]))], [torch.diag(torch.tensor([4.0, 1.0]))]
     mixing = curvature.choose_mixing(corpus, queries)

@@ -147,6 +147,25 @@ def test_parts_are_kept_once_and_shown_as_shares(copied: Path) -> None:
         ]
 
 
+def test_shares_are_of_the_sizes_of_all_parts_and_none_where_nothing_counts(copied: Path) -> None:
+    parts = {"e-2": (0.25, -0.75), "e-3": (0.0, 0.0), "e-4": (3.0, -1.0)}
+    of = "FROM scorings, examples WHERE name = 'dot' AND external_id = $example"
+    with attrstore.open(copied, writable=True) as store:
+        for example, both in parts.items():
+            for place, part in enumerate(both, start=1):
+                given = {"example": example, "place": place, "part": part}
+                for table, rest in (
+                    ("token_parts", "'example', $place, 0, 't'"),
+                    ("block_parts", "'codes', $place, 'b'"),
+                ):
+                    store.execute(
+                        f"INSERT INTO {table} SELECT scoring_id, 0, example_id, {rest}, $part {of}", given
+                    )
+        shares = [("e-2", 0.25), ("e-2", -0.75), ("e-3", None), ("e-3", None), ("e-4", 0.75), ("e-4", -0.25)]
+        for view in ("token_influence", "block_influence"):
+            assert store.rows(f"SELECT example, share FROM {view} ORDER BY example, position") == shares
+
+
 @pytest.mark.parametrize(
     "arguments, says",
     [

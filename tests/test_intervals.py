@@ -65,6 +65,29 @@ def test_intervals_of_95_percent_cover_95_percent(worlds: Store) -> None:
     assert LOWEST < covered(worlds, classes, "accuracy", HIT) < HIGHEST
 
 
+def test_the_bounds_are_quantiles_of_the_resampled_means(worlds: Store) -> None:
+    worlds.execute("DELETE FROM scorings WHERE scoring_id <> 's0'")
+    drawn = worlds.rows("SELECT resample, query, w FROM drawn($r) ORDER BY ALL", {"r": RESAMPLES})
+    w = np.array([row[2] for row in drawn]).reshape(RESAMPLES, QUERIES)
+    ranks = worlds.rows(
+        "SELECT rank FROM scores JOIN queries USING (query_id) WHERE scoring_id = 's0' AND example_id = 0 "
+        "ORDER BY external_id"
+    )
+    rank = np.array(ranks, dtype=float).ravel()
+    for report, metric, of_query in (
+        ("report_intervals(resamples := {})", "mrr", 1 / rank),
+        ("report_intervals(resamples := {})", "hit_at_10", rank <= 10),
+        ("class_intervals('class', resamples := {})", "accuracy", rank == 1),
+    ):
+        means = (w * of_query).sum(axis=1) / w.sum(axis=1)
+        ((mean, low, high),) = worlds.rows(
+            f"SELECT mean, low, high FROM {report.format(RESAMPLES)} WHERE metric = $metric",
+            {"metric": metric},
+        )
+        assert mean == pytest.approx(of_query.mean())
+        assert (low, high) == pytest.approx(np.quantile(means, [0.025, 0.975]).tolist(), abs=2e-9)
+
+
 def test_a_resample_draws_each_query_as_often_as_poisson_says(store: Store) -> None:
     n, resamples = 200, 500
     store.execute("INSERT INTO queries SELECT i, 'q' || i, 'p', 't', NULL, 0 FROM range($n) t(i)", {"n": n})

@@ -20,3 +20,10 @@ def test_words_of_many_examples_are_not_marked_as_shared(path: Path, stemmer: st
         ingest_lexical(store, stemmer=stemmer)
         asked = {"words": ["rivers", "boats", "harbours", "unmet"]}
         assert sorted(store.named("web", "rare_words", asked).fetchall()) == [("harbours",), ("unmet",)]
+
+
+def test_in_a_small_corpus_a_word_of_two_examples_is_not_rare(store: attrstore.Store) -> None:
+    tiny.fill(store, ["rivers boats"] * 2 + ["harbours"] + ["mills"] * 7, [])
+    ingest_lexical(store)
+    asked = {"words": ["boats", "harbours"]}
+    assert store.named("web", "rare_words", asked).fetchall() == [("harbours",)]

@@ -60,6 +60,21 @@ def test_a_scoring_is_stale_once_what_it_ranks_has_changed(ranked: Path, tmp_pat
     assert status(ranked) == (False, True, "labels were changed since, whose ranks it may lack")
 
 
+def test_every_change_of_a_text_changes_the_digest(store: attrstore.Store) -> None:
+    tiny.fill(store, ["a", "b"], [("a", " b"), ("c", " d")])
+    for table, column in (("examples", "example_id"), ("queries", "query_id")):
+        digests = set()
+        for changed in range(32):
+            store.execute(
+                f"UPDATE {table} SET content_hash = md5_number($text) WHERE {column} = 1",
+                {"text": f"text {changed}"},
+            )
+            digests.add(
+                store.value("SELECT digest FROM present_inputs WHERE input = $table", {"table": table})
+            )
+        assert len(digests) == 32
+
+
 def test_replaced_and_deleted_rows_are_noticed_where_the_counts_are_the_same(ranked: Path) -> None:
     changes = {
         "examples were replaced since": [

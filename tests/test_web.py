@@ -381,6 +381,21 @@ def test_every_analysis_runs(browser: TestClient, shared: tuple[Path, scored.Wor
     assert len(links) == len(statements("analyses"))
 
 
+def test_examples_that_drive_most_queries_are_counted_from_the_first_rank_to_the_tenth(
+    shared: tuple[Path, scored.World],
+) -> None:
+    drives: dict[int, set[int]] = {}
+    for name in ("cosine", "trackstar"):
+        for query, order in shared[1].rankings[name].items():
+            for example in order[:10]:
+                drives.setdefault(example, set()).add(query)
+    with attrstore.open(shared[0]) as store:
+        rows = store.rows(statements("analyses")["examples_that_drive_most_queries"])
+    names = {f"e{example}": len(queries) for example, queries in drives.items()}
+    assert len(rows) == 50
+    assert [row[:2] for row in rows] == sorted(names.items(), key=lambda one: (-one[1], one[0]))[:50]
+
+
 # Texts
 
 
