@@ -101,6 +101,15 @@ def missing_tables(store: Store) -> dict[str, list[str]]:
     return missing
 
 
+def own_columns() -> dict[str, list[tuple[str, str]]]:
+    """The columns of each of attrstore's tables, by name: their names and types."""
+    found: dict[str, list[tuple[str, str]]] = {}
+    for table, column in _fresh()[1]:
+        name, _, kind = column.partition(" ")
+        found.setdefault(table, []).append((name, kind))
+    return found
+
+
 def storage(store: Store) -> str:
     """The version of DuckDB's file format that the file was made with."""
     return str(store.named("face", "storage").fetchall()[0][0]).removesuffix("+")

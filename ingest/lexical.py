@@ -2,11 +2,13 @@
 
 The index grows by a join: its work list is the examples that have no row in `lexical_stats`, and each batch
 commits its terms, postings and lengths in one transaction. A killed job loses its open batch, and the same
-command goes on. idf and the average length are computed at query time: new examples change every score.
+command goes on; a killed rebuild leaves the old index. idf and the average length are computed at query time: new
+examples change every score.
 """
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -99,20 +101,22 @@ def _run(
     batches = store.named("lexical", "batches").fetchall()
     if not (rebuild or changed or missing_stems or batches):
         return 0
-    with recorded(store, "ingest lexical", **asdict(index), rebuild=rebuild) as run:
-        with store.transaction():
+    # A rebuild is one transaction: until the new index is whole, the old one stays.
+    whole, each = (store.transaction, nullcontext) if rebuild else (nullcontext, store.transaction)
+    with recorded(store, "ingest lexical", **asdict(index), rebuild=rebuild) as run, whole():
+        with each():
             if rebuild:
                 store.named("lexical", "clear")
             _write_index(store, index)
         total = sum(count for _, count in batches)
         progress(0, total)
         for batch, count in batches:
-            with store.transaction():
+            with each():
                 _index_batch(store, index, batch)
             run.rows += count
             progress(run.rows, total)
         if index.stemmer:
-            with store.transaction():
+            with each():
                 _keep_stems(store, index, _query_tokens(store, index))
     return run.rows
 

@@ -513,3 +513,17 @@ def test_command(path: Path) -> None:
     empty = runner.invoke(main, ["ingest", "lexical", str(path.with_name("empty.duckdb"))])
     assert empty.exit_code == 2
     assert "no examples to index" in empty.stderr
+
+
+def test_a_rebuild_that_fails_leaves_the_old_index(store: Store) -> None:
+    put(store, CORPUS)
+    ingest_lexical(store)
+    held = contents(store)
+
+    def fails(done: int, total: int) -> None:
+        if done:
+            raise MemoryError
+
+    with pytest.raises(MemoryError):
+        ingest_lexical(store, rebuild=True, pattern="[a-d]+", batch_bytes=1, progress=fails)
+    assert contents(store) == held

@@ -74,12 +74,18 @@ def info_command(store: Path, output_format: str) -> None:
 def backup_command(store: Path, copy: Path) -> None:
     """Write a copy of a store as it is now; others may read it meanwhile.
 
+    The digest that it prints is of all rows: keep it elsewhere, and attrstore check --expect DIGEST tells whether a
+    store still is, or again is, what was copied.
+
     \b
     Example: attrstore backup facts.duckdb copies/facts-2026-11-21.duckdb
     """
+    from attrstore.digest import digest
     from attrstore.upgrade import backup
 
-    say(f"{copy}: {backup(store, copy):,} bytes")
+    size = backup(store, copy)
+    with attrstore.open(copy) as opened:
+        say(f"{copy}: {size:,} bytes, digest {digest(opened)}")
 
 
 @click.command("check")
@@ -88,8 +94,11 @@ def backup_command(store: Path, copy: Path) -> None:
     "--shards", type=PATH, metavar="FOLDER",
     help="Check what attrstore ingest wrote there too: that every file is whole, and none is missing.",
 )  # fmt: skip
+@click.option(
+    "--expect", metavar="DIGEST", help="Fail where the store is another than attrstore backup copied."
+)
 @format_option()
-def check_command(store: Path, shards: Path | None, output_format: str) -> None:
+def check_command(store: Path, shards: Path | None, expect: str | None, output_format: str) -> None:
     """Check that a store's tables agree with each other; exit code 1 if they do not.
 
     \b
@@ -114,7 +123,25 @@ def check_command(store: Path, shards: Path | None, output_format: str) -> None:
     wrong = sum(not row[0] for row in rows)
     if wrong:
         say(f"Error: {store}: {wrong} of the checks failed.", err=True)
+    if wrong or not _is_expected(store, expect):
         sys.exit(1)
+
+
+def _is_expected(store: Path, expected: str | None) -> bool:
+    """Whether the store has the digest that is expected of it, if any is; says so where it has not."""
+    if expected is None:
+        return True
+    from attrstore.digest import digest
+
+    with attrstore.open(store) as opened:
+        found = digest(opened)
+    if found != expected:
+        say(
+            f"Error: {store}: its digest is {found}, and {expected} was expected. It was written since, or lost what "
+            "was: is its log (.wal) gone? Restore a copy.",
+            err=True,
+        )
+    return found == expected
 
 
 def facts(described: dict[str, Any]) -> Iterator[tuple[str, object, str, object]]:
