@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import duckdb
@@ -10,9 +11,7 @@ import duckdb
 from attrstore import shards
 from attrstore.errors import AttrstoreError
 from attrstore.lexical.recount import wrong_postings, wrong_stems
-from attrstore.methods.recomputed import wrong_scores
 from attrstore.schema import missing_tables, strangers
-from attrstore.vectors.checked import missing_projections, wrong_bytes, wrong_recipes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Set
@@ -133,8 +132,8 @@ def check(store: Store, only: Collection[str] = ()) -> Iterator[Finding]:
     """Yield the outcome of each check, in the order of `CHECKS`; of `only` those that are named, if any is."""
     failed: set[str] = set()
     for rule in CHECKS:
-        if only and rule.name not in only:
-            continue
+        if (only and rule.name not in only) or (rule.name == "recomputed" and not find_spec("torch")):
+            continue  # without torch no score can be computed: then nothing is said about them
         finding = _finding(store, rule, failed)
         if not finding.ok:
             failed.add(rule.name)
@@ -153,7 +152,9 @@ def _finding(store: Store, rule: Check, failed: Set[str]) -> Finding:
         return Finding(rule, 1, f"not known where it does not hold that {first}")
     try:
         if rule.name in COMPUTED:
-            found = list(COMPUTED[rule.name](store))
+            found = (
+                [] if rule.name in OF_ENCODINGS and not _encoded(store) else list(COMPUTED[rule.name](store))
+            )
             return Finding(rule, len(found), found[0] if found else None)
         if rule.name == "lexical_texts":
             return _recounted(store, rule)
@@ -187,13 +188,44 @@ def _unreadable(store: Store) -> list[str]:
     return found
 
 
+def _encoded(store: Store) -> bool:
+    """Whether the libraries that read encodings are worth loading."""
+    return bool(store.value("SELECT EXISTS (FROM encoders) OR EXISTS (FROM scorings)"))
+
+
+def _recipes(store: Store) -> Iterable[str]:
+    from attrstore.vectors.checked import wrong_recipes
+
+    return wrong_recipes(store)
+
+
+def _projections(store: Store) -> Iterable[str]:
+    from attrstore.vectors.checked import missing_projections
+
+    return missing_projections(store)
+
+
+def _bytes(store: Store) -> Iterable[str]:
+    from attrstore.vectors.checked import wrong_bytes
+
+    return wrong_bytes(store)
+
+
+def _scores(store: Store) -> Iterable[str]:
+    from attrstore.methods.recomputed import wrong_scores
+
+    return wrong_scores(store)
+
+
 # Checks that no one statement can make; each gives what is wrong.
 COMPUTED: dict[str, Callable[[Store], Iterable[str]]] = {
     "readable": _unreadable,
     "tables": _missing,
     "face": strangers,
-    "recipes": wrong_recipes,
-    "projections": missing_projections,
-    "code_lengths": wrong_bytes,
-    "recomputed": wrong_scores,
+    "recipes": _recipes,
+    "projections": _projections,
+    "code_lengths": _bytes,
+    "recomputed": _scores,
 }
+# Of these, those of what an empty store has none of.
+OF_ENCODINGS = {"recipes", "projections", "code_lengths", "recomputed"}

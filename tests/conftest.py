@@ -4,7 +4,9 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import duckdb
 import pytest
 
 import attrstore
@@ -14,6 +16,18 @@ from attrstore.schema import make_file
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Whatever the terminal in which the tests run; those of the layout say their own.
 os.environ["COLUMNS"] = "200"
+
+
+_connect = duckdb.connect
+
+
+def _of_one_thread(
+    database: str = ":memory:", read_only: bool = False, config: dict[str, Any] | None = None
+) -> duckdb.DuckDBPyConnection:
+    return _connect(database, read_only, {"threads": 1, **(config or {})})
+
+
+duckdb.connect = _of_one_thread  # type: ignore[assignment]  # for the same reason
 
 
 @pytest.fixture
