@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from attrstore.store import Store
     from attrstore.vectors.encoders import Encoder
 
+CHECKPOINT_AT = "1GB"  # of log: as of the job that writes codes itself
 SUFFIX = ".parquet"
 IDENTITY = ["example_id", "content_hash"]  # of a row: an example, and the text that it had
 AGAIN = "Delete it and its manifest, and run the same attrstore ingest with --shards again."
@@ -189,6 +190,7 @@ def attach(store: Store, folder: Path, progress: Progress) -> Attached:
         )
     done = Attached(sorted({shard.encoder_name for shard in shards.values()}), len(shards))
     total = sum(shard.rows for shard in shards.values())
+    store.execute("SET checkpoint_threshold = $size", {"size": CHECKPOINT_AT})
     with recorded(store, "attach", folder=str(folder), shards=len(shards)) as run:
         for file, shard in shards.items():
             where = {"file": str(file), "encoder": shard.encoder, "first": shard.first, "last": shard.last}
