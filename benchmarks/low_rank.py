@@ -22,7 +22,8 @@ from attrstore.ingest.files.corpus import ingest_corpus
 from attrstore.ingest.files.labels import ingest_labels
 from attrstore.ingest.files.queries import ingest_queries
 from attrstore.ingest.lexical import ingest_lexical
-from attrstore.ingest.measure.rerank import Source, rerank
+from attrstore.ingest.measure.options import Source
+from attrstore.ingest.measure.rerank import rerank
 from attrstore.ingest.measure.tail_patch import tail_patch
 from attrstore.scoring import score
 

@@ -279,7 +279,7 @@ def test_ask_ranks_a_query_as_score_does(filled: Store, folder: Path) -> None:
 def test_methods_with_a_curvature_refuse_them(filled: Store, folder: Path, method: str) -> None:
     ingest_gradients(filled, model=folder, rank=1, name="pairs", **WHOLE)
     with pytest.raises(
-        InputError, match="pairs: made with --rank, and a curvature needs encodings made without"
+        InputError, match="pairs: made with rank, and a curvature needs encodings made without"
     ):
         score(filled, method)
 

@@ -17,6 +17,7 @@ from attrstore.cli.imports import losses_command, scores_command
 from attrstore.cli.ingest_embeddings import embeddings_command
 from attrstore.cli.ingest_lexical import lexical_command
 from attrstore.cli.ingest_model import gradients_command, representations_command
+from attrstore.cli.rerank import rerank_command
 from attrstore.cli.score import ask_command
 from attrstore.cli.select import select_command
 from attrstore.cli.tail_patch import tail_patch_command
@@ -28,6 +29,8 @@ from attrstore.ingest.files import options as imports
 from attrstore.ingest.measure.options import (
     CheckpointFields,
     CheckpointOptions,
+    Source,
+    SourceFields,
     TailPatchFields,
     TailPatchOptions,
 )
@@ -143,6 +146,7 @@ COMMANDS: list[tuple[type[Options], click.Command, bool]] = [
     (Index, lexical_command, True),
     (TailPatchOptions, tail_patch_command, False),
     (CheckpointOptions, compare_checkpoints_command, False),
+    (Source, rerank_command, False),
     (imports.MatrixOptions, scores_command, False),
     (imports.LossOptions, losses_command, False),
     (workflows.TraceOptions, trace_command, False),
@@ -174,6 +178,7 @@ def test_a_command_has_its_recipe_s_fields(kind: Any, command: click.Command, le
         (Index, IndexFields),
         (TailPatchOptions, TailPatchFields),
         (CheckpointOptions, CheckpointFields),
+        (Source, SourceFields),
         (imports.MatrixOptions, imports.MatrixFields),
         (imports.LossOptions, imports.LossFields),
         (workflows.TraceOptions, workflows.TraceFields),

@@ -17,7 +17,8 @@ from attrstore.errors import InputError, Interrupted, MismatchError
 from attrstore.ingest.encode.gradients import ingest_gradients
 from attrstore.ingest.lexical import ingest_lexical
 from attrstore.ingest.measure import rerank as job
-from attrstore.ingest.measure.rerank import Source, rerank
+from attrstore.ingest.measure.options import Source
+from attrstore.ingest.measure.rerank import rerank
 from attrstore.ingest.model import linear, optimizer, sequences
 from attrstore.scoring import score
 from tests import tiny
@@ -127,7 +128,13 @@ def test_the_optimizer_corrects_whole_gradients(
         correction=correction, name="corrected",
     )  # fmt: skip
     expected = scores_by_hand(folder, "cosine-block", modules, state, correction)
-    rerank(encoded, "cosine-block", top=9, name="exact", source=Source("corrected", optimizer_state=state))
+    rerank(
+        encoded,
+        "cosine-block",
+        top=9,
+        name="exact",
+        source=Source(encoder="corrected", optimizer_state=state),
+    )
     for query, rows in kept(encoded, "exact").items():
         found = torch.tensor([s for _, _, s in sorted(rows, key=lambda row: row[1])], dtype=torch.float64)
         # The store keeps the factored scales in float16.
@@ -241,7 +248,7 @@ def test_what_cannot_be_done_is_refused_by_name(encoded: Store, folder: Path, tm
         rerank(encoded, "none")
     with pytest.raises(InputError, match="top 0: must be at least 1"):
         rerank(encoded, "cosine-block", top=0)
-    with pytest.raises(InputError, match="--method trackstar: cannot be computed from whole gradients"):
+    with pytest.raises(InputError, match=r"^method trackstar: cannot be computed from whole gradients"):
         rerank(encoded, "cosine-block", method="trackstar")
     score(encoded, "cosine", top_k=2)
     with pytest.raises(InputError, match=r"keeps 2 proponents.*Score again with top_k 5"):
@@ -249,8 +256,8 @@ def test_what_cannot_be_done_is_refused_by_name(encoded: Store, folder: Path, tm
     with pytest.raises(MismatchError, match="fingerprint"):
         rerank(encoded, "cosine-block", source=Source(model=tiny.checkpoint(tmp_path / "other", seed=5)))
     ingest_gradients(encoded, model=folder, projection_dim=3, kronecker_factors=True, name="white")
-    with pytest.raises(InputError, match="white: made with --kronecker"):
-        rerank(encoded, "cosine-block", source=Source("white"))
+    with pytest.raises(InputError, match="white: made with kronecker_factors"):
+        rerank(encoded, "cosine-block", source=Source(encoder="white"))
     assert encoded.value("SELECT count(*) FROM exact_scores") == 0
 
 

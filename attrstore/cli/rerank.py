@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Unpack
 
 import click
 
 import attrstore
 from attrstore.cli.common import counted, store_argument
+from attrstore.cli.options import fields_of
+from attrstore.ingest.measure.options import Source, SourceFields
 
 
 @click.command("rerank")
@@ -27,19 +29,7 @@ from attrstore.cli.common import counted, store_argument
 )  # fmt: skip
 @click.option("--queries", type=int, metavar="N", help="Only the first N queries.")
 @click.option("--name", help="Of the new scoring; 'METHOD exact, N of SCORING' if not given.")
-@click.option(
-    "--encoder", metavar="NAME",
-    help="Gradient encoder whose model, correction and maps are taken; SCORING's, or the first made, if not given.",
-)  # fmt: skip
-@click.option(
-    "--model", type=click.Path(path_type=Path), help="The model's folder; where ingest saw it, if not given."
-)
-@click.option(
-    "--optimizer-state", type=click.Path(path_type=Path),
-    help="File with the optimizer's state_dict, for an encoder made with --correction full.",
-)  # fmt: skip
-@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
-@click.option("--batch-tokens", type=int, default=2048, show_default=True, help="Padded tokens in a batch.")
+@fields_of(Source)
 def rerank_command(
     store: Path,
     candidates: tuple[str, ...],
@@ -47,7 +37,7 @@ def rerank_command(
     method: str | None,
     queries: int | None,
     name: str | None,
-    **source: Any,
+    **source: Unpack[SourceFields],
 ) -> None:
     """Score the strongest candidates of each query again, with nothing approximated, as a scoring of its own.
 
@@ -60,7 +50,7 @@ def rerank_command(
     Example: attrstore rerank facts.duckdb cosine-block --top 100
              attrstore rerank facts.duckdb cosine-block bm25 --top 200
     """
-    from attrstore.ingest.measure.rerank import Source, rerank
+    from attrstore.ingest.measure.rerank import rerank
 
     with attrstore.open(store, writable=True) as opened, counted("candidates scored") as progress:
         scoring = rerank(

@@ -178,5 +178,6 @@ def _refuse_several_models(store: Store, encoders: Sequence[Encoder]) -> None:
     paths = dict(store.rows("SELECT fingerprint, path FROM models"))
     there = "".join(f"\n  {e.name}: {paths.get(e.model_fingerprint, e.model_fingerprint)}" for e in encoders)
     raise InputError(
-        f"{store.path}: which model? It has {encoders[0].kind} encodings of several. Give --encoder NAME, one of{there}"
+        f"{store.path}: which model? It has {encoders[0].kind} encodings of several. Give "
+        f"{flag('encoder')} NAME, one of{there}"
     )

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from attrstore.errors import InputError
+from attrstore.errors import InputError, flag
 from attrstore.vectors import codes
 from attrstore.vectors.encoders import Block
 
@@ -252,6 +252,6 @@ def refuse(encoder: Encoder, wanted: str) -> None:
     """Refuse what codes of low rank cannot be used for."""
     if encoder.rank is not None:
         raise InputError(
-            f"{encoder.name}: made with --rank, and {wanted} needs encodings made without. Use dot, cosine, "
-            "cosine-block, less or tracincp with it, or give another --encoder."
+            f"{encoder.name}: made with {flag('rank')}, and {wanted} needs encodings made without. Use dot, cosine, "
+            f"cosine-block, less or tracincp with it, or give another {flag('encoder')}."
         )

@@ -12,7 +12,7 @@ import pyarrow
 import torch
 from torch import Tensor
 
-from attrstore.errors import InputError
+from attrstore.errors import InputError, flag
 from attrstore.statements import statement
 from attrstore.vectors import codes
 
@@ -242,7 +242,8 @@ def _refuse_not_finite(scores: Tensor, query_ids: Sequence[int], example_ids: Te
     row, column = (~scores.isfinite()).nonzero()[0].tolist()
     raise InputError(
         f"the score of example_id {int(example_ids[column])} for query_id {query_ids[row]} is "
-        f"{float(scores[row, column])}, so nothing was ranked. A larger --damping or --norm block may keep it finite; "
+        f"{float(scores[row, column])}, so nothing was ranked. A larger "
+        f"{flag('damping')} or {flag('norm')} block may keep it finite; "
         "if not, the encodings are at fault: attrstore check."
     )
 

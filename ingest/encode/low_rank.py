@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from attrstore.errors import InputError
+from attrstore.errors import InputError, flag
 from attrstore.ingest.encode.capture import HeadFactors, hooked
 from attrstore.ingest.encode.projection import Folded, sign_matrix
 from attrstore.ingest.encode.recipes import ITERATING
@@ -59,8 +59,8 @@ class LowRankEncoder:
             smallest = min(self._shape(linear))
             if max(rank, query_rank) > smallest:
                 raise InputError(
-                    f"--rank {rank} --query-rank {query_rank}: the gradient of {linear.name} has at most {smallest} "
-                    "singular pairs after projection. Use less, or a larger --projection-dim."
+                    f"{flag('rank')} {rank}, {flag('query_rank')} {query_rank}: the gradient of {linear.name} has at "
+                    f"most {smallest} singular pairs after projection. Use less, or a larger {flag('projection_dim')}."
                 )
         blocks = make_blocks([(linear.name, rank * sum(self._shape(linear))) for linear in maps])
         self.blocks: tuple[Block, ...] = tuple(

@@ -58,6 +58,22 @@ class CheckpointOptions(Running):
     dtype: str = option("float32", "Of the model's weights and activations.", choices=DTYPES)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Source(Running):
+    """Whose gradients are taken, where candidates are scored again."""
+
+    encoder: str | None = option(
+        None, "Gradient encoder whose model, correction and maps are taken; SCORING's, or the first made, if not "
+        "given.",
+        metavar="NAME",
+    )  # fmt: skip
+    model: str | Path | None = option(None, "The model's folder; where ingest saw it, if not given.")
+    optimizer_state: str | Path | None = option(
+        None, "File with the optimizer's state_dict, for an encoder made with --correction full."
+    )
+    batch_tokens: int = option(2048, "Padded tokens in a batch.", least=1)
+
+
 # The fields by themselves, for the type checker.
 
 
@@ -73,6 +89,16 @@ class TailPatchFields(TypedDict, total=False):
     max_length: int | None
     device: str
     batch_tokens: int
+
+
+class SourceFields(TypedDict, total=False):
+    """Fields of `Source`."""
+
+    encoder: str | None
+    model: str | Path | None
+    optimizer_state: str | Path | None
+    batch_tokens: int
+    device: str
 
 
 class CheckpointFields(TypedDict, total=False):

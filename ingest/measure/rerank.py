@@ -7,7 +7,6 @@ import json
 import time
 import uuid
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import pyarrow
@@ -18,6 +17,7 @@ from attrstore import scoring
 from attrstore.errors import InputError, Interrupted, MismatchError, flag
 from attrstore.ingest.encode import fitted, gradients, projection
 from attrstore.ingest.measure.exact import ExactGradients
+from attrstore.ingest.measure.options import Source
 from attrstore.ingest.model import linear, optimizer, sequences
 from attrstore.ingest.stopping import ctrl_c
 from attrstore.methods import Ranking
@@ -47,26 +47,6 @@ SHARD = 4096  # candidates whose texts are read at once
 HELD_BYTES = 2**30  # of the queries' factors; more queries are taken in turn
 TINY = 1e-300
 NOISE = 1e-7  # a block of less than this share of its gradient's norm is the rounding of a zero, and has no direction
-
-
-@dataclass(frozen=True)
-class Source:
-    """Whose gradients are taken.
-
-    Args:
-        encoder: name or id of a gradient encoder, for its model, correction, maps and blocks; that of the scoring, or
-            the first made, if not given.
-        model: the model's folder; where ingest saw it, if not given.
-        optimizer_state: file of the optimizer's state_dict, for an encoder made with --correction full.
-        device: auto, cpu, cuda.
-        batch_tokens: padded tokens of a batch.
-    """
-
-    encoder: str | None = None
-    model: str | Path | None = None
-    optimizer_state: str | Path | None = None
-    device: str = "auto"
-    batch_tokens: int = 2048
 
 
 class First(NamedTuple):
@@ -156,7 +136,7 @@ def _method(wanted: str | None, firsts: Sequence[First]) -> str:
         return next((m for m, norm in NORMS.items() if norm in norms[:1]), "cosine-block")
     if wanted not in NORMS:
         raise InputError(
-            f"--method {wanted}: cannot be computed from whole gradients; there are {', '.join(NORMS)}"
+            f"{flag('method')} {wanted}: cannot be computed from whole gradients; there are {', '.join(NORMS)}"
         )
     return wanted
 
@@ -212,8 +192,8 @@ def _open(store: Store, encoder: Encoder, source: Source) -> tuple[LoadedModel, 
     spec = encoder.spec
     if spec["kronecker"] is not None:
         raise InputError(
-            f"{encoder.name}: made with --kronecker, whose whitening is part of its projection and not kept apart. "
-            "Give --encoder NAME of one that was made without."
+            f"{encoder.name}: made with {flag('kronecker', 'kronecker_factors')}, whose whitening is part of "
+            f"its projection and not kept apart. Give {flag('encoder')} NAME of one that was made without."
         )
     loaded = gradients.known_model(store, encoder, source.model, source.device)
     maps = linear.find(loaded.model, spec["modules"])
@@ -221,14 +201,15 @@ def _open(store: Store, encoder: Encoder, source: Source) -> tuple[LoadedModel, 
     if spec["correction"] == "full":
         if source.optimizer_state is None:
             raise InputError(
-                f"{encoder.name}: made with --correction full, which the store does not keep. Give --optimizer-state."
+                f"{encoder.name}: made with {flag('correction')} full, which the store does not keep. Give "
+                f"{flag('optimizer_state')} FILE."
             )
         moments = optimizer.second_moments(source.optimizer_state, loaded.model, maps, "full")
         found = gradients.moments_fingerprint(moments)
         if found != spec["optimizer_state"]:
             raise MismatchError(
-                f"--optimizer-state {source.optimizer_state}: fingerprint {found}, and {encoder.name} was made with "
-                f"{spec['optimizer_state']}. Give the same file."
+                f"{flag('optimizer_state')} {source.optimizer_state}: fingerprint {found}, and {encoder.name} was "
+                f"made with {spec['optimizer_state']}. Give the same file."
             )
     corrections = {m.name: projection.make(m, dim=1, seed=0, moment=moments.get(m.name)) for m in maps}
     fitted.load(store, encoder, corrections)
