@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import duckdb
 
 import attrstore
+from attrstore.aggregates import Aggregates
 from attrstore.errors import InputError, flag
 from attrstore.methods import Ranking, Request, find
 from attrstore.progress import Progress, silent
@@ -18,6 +19,8 @@ from attrstore.runs import recorded, writes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    import pyarrow
 
     from attrstore.store import Store
 
@@ -42,6 +45,7 @@ def score(
     name: str | None = None,
     top_k: int = 100,
     where: str | None = None,
+    group_by: str | None = None,
     replace: bool = True,
     progress: Progress = silent,
     **options: Any,
@@ -53,6 +57,8 @@ def score(
         name: of the scoring; the method's name if not given. A scoring of that name is replaced.
         top_k: proponents kept for each query, and as many opponents.
         where: an SQL predicate over `examples`, such as "source = 'wiki'".
+        group_by: `source` or a key of the metadata: while scanning, the scores of all examples are described by query
+            and value of it, in `score_groups`; of a method that scans encodings.
         replace: whether a scoring of that name may be replaced.
         options: of the method: fields of its `options`, as in `attrstore score METHOD --help`.
 
@@ -66,14 +72,33 @@ def score(
         raise InputError(f"{flag('top_k')} {top_k}: must be at least 1")
     if not replace and store.value("SELECT count(*) FROM scorings WHERE name = $name", {"name": name}):
         raise InputError(f"{store.path}: there is a scoring called {name}. Choose another {flag('name')}.")
-    with recorded(store, "score", method=method, name=name, top_k=top_k, where=where, **options) as run:
-        with selected(store, where):
-            ranking = chosen.rank(store, Request(top_k, taken, progress))
+    if group_by is not None and chosen.reads.kind in ("lexical", "model"):
+        raise InputError(
+            f"{flag('group_by')} {group_by}: {method} does not scan encodings, so it has no score for every example."
+        )
+    about = {"top_k": top_k, "where": where} | ({} if group_by is None else {"group_by": group_by})
+    with recorded(store, "score", method=method, name=name, **about, **options) as run:
+        with selected(store, where), _grouped(store, group_by) as groups:
+            ranking = chosen.rank(store, Request(top_k, taken, progress, observe=groups))
+            described = None if groups is None else groups.table(ranking.query_ids)
         spec = {**ranking.spec, "top_k": top_k, "where": where}
         scoring = Scoring(name, uuid.uuid4().hex[:12], ranking.n_examples, len(ranking.pairs), spec)
-        write_scoring(store, scoring, ranking, family=chosen.family, method=chosen.name)
+        write_scoring(store, scoring, ranking, family=chosen.family, method=chosen.name, aggregated=described)
         run.rows = scoring.n_scores
     return scoring
+
+
+@contextmanager
+def _grouped(store: Store, by: str | None) -> Iterator[Aggregates | None]:
+    """Make what sees the scores of a scan, if they are to be described by group."""
+    if by is None:
+        yield None
+        return
+    groups = Aggregates(store, by)
+    try:
+        yield groups
+    finally:
+        groups.close()
 
 
 @contextmanager
@@ -92,8 +117,20 @@ def selected(store: Store, where: str | None) -> Iterator[None]:
         yield
 
 
-def write_scoring(store: Store, scoring: Scoring, ranking: Ranking, *, family: str, method: str) -> None:
-    """Write a scoring, its scores and the queries it ranked in one transaction, in the place of any of that name."""
+def write_scoring(
+    store: Store,
+    scoring: Scoring,
+    ranking: Ranking,
+    *,
+    family: str,
+    method: str,
+    aggregated: pyarrow.Table | None = None,
+) -> None:
+    """Write a scoring, its scores and the queries it ranked in one transaction, in the place of any of that name.
+
+    Args:
+        aggregated: what `Aggregates` found while it was ranked.
+    """
     with store.transaction(), store.registered(ranked=ranking.pairs):
         named = {"name": scoring.name}
         for (table,) in store.named("scoring", "tables_about_scorings").fetchall():
@@ -119,3 +156,6 @@ def write_scoring(store: Store, scoring: Scoring, ranking: Ranking, *, family: s
         asked = {"scoring": scoring.scoring_id, "queries": list(ranking.query_ids)}
         store.named("scoring", "insert_scoring_queries", asked)
         store.named("scoring", "insert_written", {"scoring": scoring.scoring_id})
+        if aggregated is not None:
+            with store.registered(aggregated=aggregated):
+                store.named("aggregates", "insert", {"scoring": scoring.scoring_id})

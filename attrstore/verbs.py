@@ -288,6 +288,7 @@ class Verbs:
         name: str | None = None,
         top_k: int = 100,
         where: str | None = None,
+        group_by: str | None = None,
         replace: bool = True,
         progress: Progress = silent,
         **options: Any,
@@ -299,6 +300,8 @@ class Verbs:
             name: of the scoring; the method's if not given. One of that name is replaced, if `replace`.
             top_k: proponents, and opponents, kept for each query, besides all labelled pairs.
             where: an SQL predicate over `examples`, such as "source = 'wiki'".
+            group_by: `source` or a key of the metadata: the scores of all examples by query and value of it, in the
+                views `group_influence` and `group_report`.
             options: of the method: `every_method()[method].options`.
 
         Raises:
@@ -307,7 +310,8 @@ class Verbs:
         from attrstore.scoring import score
 
         return score(
-            self._store, method, name=name, top_k=top_k, where=where, replace=replace, progress=progress, **options
+            self._store, method, name=name, top_k=top_k, where=where, group_by=group_by, replace=replace,
+            progress=progress, **options,
         )  # fmt: skip
 
     @extras_named()

@@ -47,18 +47,35 @@ if TYPE_CHECKING:
 @click.option(
     "--where", metavar="SQL", help="Rank only the examples that satisfy this predicate over `examples`."
 )
+@click.option(
+    "--group-by", metavar="COLUMN",
+    help="Describe the scores of all examples, not only those kept, by this column: source, or a key of the metadata. "
+    "See group_report.",
+)  # fmt: skip
 def score_command(
-    store: Path, method: str, name: str | None, top_k: int, where: str | None, **options: Any
+    store: Path,
+    method: str,
+    name: str | None,
+    top_k: int,
+    where: str | None,
+    group_by: str | None,
+    **options: Any,
 ) -> None:
     """Rank every example for every query by METHOD, and keep the result."""
     from attrstore.scoring import score
 
     given = {option: value for option, value in options.items() if value is not None}
     with attrstore.open(store, writable=True) as opened, counted("examples scanned") as progress:
-        scoring = score(opened, method, name=name, top_k=top_k, where=where, progress=progress, **given)
+        scoring = score(
+            opened, method, name=name, top_k=top_k, where=where, group_by=group_by, progress=progress, **given
+        )
         over, by = _about(opened, scoring.name)
     say_wrapped(over, indent=2)
     say_wrapped(f"{scoring.n_scores:,} pairs kept{by}.", indent=2)
+    if group_by is not None:
+        rows = f"\"FROM group_report WHERE scoring = '{scoring.name}' ORDER BY mean DESC\""
+        say(f"Next: attrstore sql {store} {rows}")
+        return
     say(f"Next: attrstore report {store}")
 
 

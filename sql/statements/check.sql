@@ -348,6 +348,11 @@ FROM (
     SELECT 'exact score of query ' || query_id || ', example ' || example_id
     FROM exact_scores GROUP BY recipe, query_id, example_id HAVING count(*) > 1
     UNION ALL
+    SELECT 'scores by group of scoring ' || scoring_id || ', query ' || query_id
+    FROM score_groups
+    WHERE scoring_id NOT IN (SELECT scoring_id FROM scorings) OR query_id NOT IN (SELECT query_id FROM queries)
+       OR NOT isfinite(mean)
+    UNION ALL
     SELECT 'residuals of encoder ' || encoder_id FROM residuals
     WHERE encoder_id NOT IN (SELECT encoder_id FROM encoders)
 );
