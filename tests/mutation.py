@@ -4,7 +4,7 @@
     python -m tests.mutation --planted
 
 A sample is drawn over the vectors, lexical, methods and encode rooms and the SQL faces and statements. The first run
-records which tests reach which function, statement and view (tests/reached.py). Each mutant lives in a copy of the
+records which tests reach which function, statement and view (tests/recorder.py). Each mutant lives in a copy of the
 repository, where the tests that reach it run until one fails; `partly` survived where --most seconds of them ran. A
 run past its time limit counts as noticed. What stands in the log is not tried again. `--planted` applies the mutants
 of tests/planted.py, each against the test that it names.
@@ -210,7 +210,7 @@ def run(cases: Iterable[Case], log: Path | None) -> int:
 def record(file: Path) -> None:
     """Run every test once and write which places it reaches."""
     left_out = [f"--ignore=tests/test_{name}.py" for name in LEFT_OUT]
-    command = [sys.executable, "-m", "pytest", "-p", "tests.reached", "--reached", str(file), *left_out]
+    command = [sys.executable, "-m", "pytest", "-p", "tests.recorder", "--reached", str(file), *left_out]
     subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True)
 
 
