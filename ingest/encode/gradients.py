@@ -81,6 +81,8 @@ def plan(
         raise InputError(f"{store.path}: no examples yet. First: attrstore ingest corpus {store.path} FILE")
     loaded = causal.load(model, device=recipe.device, dtype=recipe.dtype, max_length=recipe.max_length)
     maps = linear.find(loaded.model, recipe.modules)
+    if recipe.modules is None:
+        linear.refuse_stacks(loaded.model, maps)
     template = chat_template(store, loaded.tokenizer)
     moments, state = _moments(store, recipe, optimizer_state, loaded, maps)
     spec = recipe.spec(loaded, moments_fingerprint(moments)) | template

@@ -6,12 +6,15 @@ import re
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 from transformers.pytorch_utils import Conv1D
 
 from attrstore.errors import InputError, flag
 from attrstore.ingest.model import adapters
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from transformers import PreTrainedModel
 
 Role = Literal["layer", "embedding", "head"]
@@ -57,6 +60,27 @@ def find(model: PreTrainedModel, modules: str | None = None) -> list[LinearMap]:
     if not chosen:
         raise InputError(f"{flag('modules')} {modules}: found in none of the names, such as {maps[0].name}.")
     return chosen
+
+
+def refuse_stacks(model: PreTrainedModel, layers: Sequence[LinearMap]) -> None:
+    """Refuse a model with stacks of matrices, as mixtures keep their experts: they would be left out in silence."""
+    stacked = {
+        f"{name}.{own}": parameter
+        for name, module in model.named_modules()
+        if not isinstance(module, _ConvNd)
+        for own, parameter in module.named_parameters(recurse=False)
+        if parameter.ndim == 3
+    }
+    if not stacked or any(adapters.matrices(model)):
+        return
+    left_out = sum(parameter.numel() for parameter in stacked.values())
+    encoded = sum(linear.n_out * linear.n_in for linear in layers)
+    name, first = next(iter(stacked.items()))
+    raise InputError(
+        f"{type(model).__name__}: {name} is {tuple(first.shape)}, a stack of matrices as of experts, and stacks are "
+        f"not encoded. That would leave out {left_out / (left_out + encoded):.0%} of the layers' matrices. To encode "
+        f"the others all the same name them: {flag('modules')} self_attn"
+    )
 
 
 def _all(model: PreTrainedModel) -> list[LinearMap]:
