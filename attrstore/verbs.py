@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from attrstore.check import Finding
+    from attrstore.evaluation.options import SubsetFields, SubsetOptions
     from attrstore.evaluation.subsets import Made
     from attrstore.ingest.encode.job import Encoded
     from attrstore.ingest.encode.recipes import (
@@ -397,16 +398,16 @@ class Verbs:
 
         return import_qrels(self._store, file, skip_bad=skip_bad, replace=replace)
 
-    def subsets(self, **options: Any) -> Made:
+    def subsets(self, options: SubsetOptions | None = None, **fields: Unpack[SubsetFields]) -> Made:
         """Choose parts of the corpus to train on again, for LDS (arXiv 2303.14186): see `subset_texts`.
 
         Args:
-            options: of `attrstore.evaluation.subsets.make_subsets`; with `scorings`, of `make_leave_out`.
+            options, fields: `attrstore.evaluation.options.SubsetOptions`, or some of its fields: name, count, fraction,
+                ...; with `scorings`, the corpus without their strongest proponents.
         """
-        from attrstore.evaluation.subsets import make_leave_out, make_subsets
+        from attrstore.evaluation.subsets import make
 
-        make = make_leave_out if "scorings" in options else make_subsets
-        return make(self._store, **options)
+        return make(self._store, options, **fields)
 
     def import_losses(
         self,

@@ -13,6 +13,7 @@ from click.testing import CliRunner
 
 from attrstore.cli import main
 from attrstore.cli.compare_checkpoints import compare_checkpoints_command
+from attrstore.cli.diagnose import diagnose_command
 from attrstore.cli.imports import losses_command, scores_command
 from attrstore.cli.ingest_embeddings import embeddings_command
 from attrstore.cli.ingest_lexical import lexical_command
@@ -20,9 +21,11 @@ from attrstore.cli.ingest_model import gradients_command, representations_comman
 from attrstore.cli.rerank import rerank_command
 from attrstore.cli.score import ask_command
 from attrstore.cli.select import select_command
+from attrstore.cli.subsets import subsets_command
 from attrstore.cli.tail_patch import tail_patch_command
 from attrstore.cli.trace import trace_command
 from attrstore.errors import InputError
+from attrstore.evaluation import options as evaluation
 from attrstore.ingest.encode import recipes
 from attrstore.ingest.encode.recipes import EmbeddingRecipe, GradientRecipe, RepresentationRecipe
 from attrstore.ingest.files import options as imports
@@ -149,6 +152,8 @@ COMMANDS: list[tuple[type[Options], click.Command, bool]] = [
     (Source, rerank_command, False),
     (imports.MatrixOptions, scores_command, False),
     (imports.LossOptions, losses_command, False),
+    (evaluation.SubsetOptions, subsets_command, False),
+    (evaluation.DiagnoseOptions, diagnose_command, False),
     (workflows.TraceOptions, trace_command, False),
     (workflows.AskOptions, ask_command, False),
     (workflows.SelectOptions, select_command, False),
@@ -181,6 +186,8 @@ def test_a_command_has_its_recipe_s_fields(kind: Any, command: click.Command, le
         (Source, SourceFields),
         (imports.MatrixOptions, imports.MatrixFields),
         (imports.LossOptions, imports.LossFields),
+        (evaluation.SubsetOptions, evaluation.SubsetFields),
+        (evaluation.DiagnoseOptions, evaluation.DiagnoseFields),
         (workflows.TraceOptions, workflows.TraceFields),
         (workflows.AskOptions, workflows.AskFields),
         (workflows.SelectOptions, workflows.SelectFields),

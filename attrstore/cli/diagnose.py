@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Unpack
 
 import click
 
 import attrstore
 from attrstore.cli.common import counted, format_option, store_argument
+from attrstore.cli.options import fields_of
+from attrstore.evaluation.options import DiagnoseFields, DiagnoseOptions
 from attrstore.formats import show
 from attrstore.terminal import from_here, say_wrapped
 
@@ -17,18 +20,9 @@ ABOUT = ("encoder", "model", "blocks", "queries")
 
 @click.command("diagnose")
 @store_argument
-@click.option("--encoder", help="Name or start of the id of the encoder; the first made if not given.")
-@click.option(
-    "--damping", default=0.1, show_default=True, help="In units of the curvature's mean eigenvalue."
-)
-@click.option(
-    "--iterations", default="1,2,5,10,20,50", show_default=True, metavar="N,N", help="Of cg and lissa."
-)
-@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
+@fields_of(DiagnoseOptions)
 @format_option()
-def diagnose_command(
-    store: Path, encoder: str | None, damping: float, iterations: str, device: str, output_format: str
-) -> None:
+def diagnose_command(store: Path, output_format: str, **fields: Unpack[DiagnoseFields]) -> None:
     """Measure how far each way to invert the curvature is from the exact inverse.
 
     For the queries' gradients phi and each method's psi: the residual |H psi - phi| / |phi|, and the cosine of
@@ -40,16 +34,8 @@ def diagnose_command(
     """
     from attrstore.evaluation.diagnostics import diagnose
 
-    try:
-        steps = [int(part) for part in iterations.split(",")]
-    except ValueError as error:
-        raise click.BadParameter(
-            "whole numbers with commas between them", param_hint="--iterations"
-        ) from error
     with attrstore.open(store, writable=True) as opened, counted("blocks") as progress:
-        rows = diagnose(
-            opened, encoder=encoder, damping=damping, iterations=steps, device=device, progress=progress
-        )
+        rows = diagnose(opened, progress=progress, **fields)
     if output_format != "table":
         show((*COLUMNS, *ABOUT), rows, output_format)
         return

@@ -3,33 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Unpack
 
 import click
 
 import attrstore
 from attrstore.cli.common import counted, format_option, store_argument
+from attrstore.cli.options import fields_of
+from attrstore.evaluation.options import SubsetFields, SubsetOptions
 from attrstore.formats import show
 from attrstore.terminal import say
 
 
 @click.command("subsets")
 @store_argument
-@click.option("--name", help="Of the set.  [default: lds, or leave-out]")
-@click.option("--count", type=int, help="How many; of leave-k-out, how many at random.  [default: 32, or 5]")
-@click.option("--fraction", type=float, help="Of the examples that each keeps.  [default: 0.5]")
-@click.option(
-    "--leave-out", "top", type=int, metavar="K", help="Leave out the K strongest proponents of each query instead."
-)  # fmt: skip
-@click.option(
-    "--scoring", "scorings", multiple=True, metavar="NAME", help="Of --leave-out: whose proponents; may be repeated."
-)  # fmt: skip
-@click.option(
-    "--queries", type=int, metavar="N", help="Of --leave-out: only the first N queries.  [default: 10]"
-)
-@click.option("--seed", type=int, default=0, show_default=True, help="Of what is chosen at random.")
-@click.option("--replace", is_flag=True, help="Drop a set of that name first, with its losses.")
-def subsets_command(store: Path, **options: Any) -> None:
+@fields_of(SubsetOptions)
+def subsets_command(store: Path, **fields: Unpack[SubsetFields]) -> None:
     """Choose parts of the corpus to train on again, for LDS or for leave-k-out.
 
     For LDS, each subset keeps a random share of the examples. With --leave-out, the set has the whole corpus, some
@@ -43,16 +32,12 @@ def subsets_command(store: Path, **options: Any) -> None:
              attrstore subsets facts.duckdb --leave-out 10 --scoring cosine-block --queries 20
              attrstore export facts.duckdb "FROM subset_texts WHERE subset_set = 'lds' AND subset = 1" 1.jsonl
     """
-    from attrstore.evaluation.subsets import make_leave_out, make_subsets
+    from attrstore.evaluation.subsets import make
 
-    given = {option: value for option, value in options.items() if value not in (None, ())}
-    leave_out = "top" in given
-    if leave_out and ("fraction" in given or "scorings" not in given):
-        raise attrstore.InputError("--leave-out K goes with --scoring NAME, and not with --fraction.")
-    if not leave_out and ("scorings" in given or "queries" in given):
-        raise attrstore.InputError("--scoring and --queries go with --leave-out K.")
+    if fields["scorings"] and fields["top"] is None:
+        raise attrstore.InputError("--scoring NAME goes with --leave-out K.")
     with attrstore.open(store, writable=True) as opened:
-        made = make_leave_out(opened, **given) if leave_out else make_subsets(opened, **given)
+        made = make(opened, **fields)
     say(
         f"{made.name}: {made.subsets:,} subsets of {made.n_examples:,} examples, each without {made.left_out:,}."
     )

@@ -7,9 +7,9 @@ product as one reason why they fail; this says how large it is here, and how it 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Unpack
 
-from attrstore.errors import InputError, flag
+from attrstore.evaluation.options import DiagnoseOptions
 from attrstore.progress import Progress, silent
 from attrstore.runs import recorded, writes
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from attrstore.evaluation.options import DiagnoseFields
     from attrstore.store import Store
     from attrstore.vectors.encoders import Block
     from attrstore.vectors.solvers import System
 
-ITERATIONS = (1, 2, 5, 10, 20, 50)
 QUERIES = 256  # at most; a mean over more says the same
 
 
@@ -41,19 +41,17 @@ class Residual(NamedTuple):
 @writes
 def diagnose(
     store: Store,
+    options: DiagnoseOptions | None = None,
     *,
-    encoder: str | None = None,
-    damping: float = 0.1,
-    iterations: Sequence[int] = ITERATIONS,
-    device: str = "auto",
     progress: Progress = silent,
+    **fields: Unpack[DiagnoseFields],
 ) -> list[tuple[Any, ...]]:
     """Write the table `residuals` for an encoder and a damping, and return its rows of `residual_report`.
 
     Args:
-        encoder: name or start of the id of a gradient encoder; the first that was made if not given.
-        damping: of the mean eigenvalue.
-        iterations: after which conjugate gradients and LiSSA are looked at.
+        options: of which encoder, with which damping; the default ones, if not given.
+        progress: called with the blocks measured and those to measure.
+        fields: of the options, `DiagnoseOptions`, that are to be otherwise: `iterations=[1, 10]`.
 
     Raises:
         InputError: nothing is encoded, or an option is out of range.
@@ -64,16 +62,16 @@ def diagnose(
     from attrstore.vectors import encoders, stored
     from attrstore.vectors.devices import choose_device
 
-    if not iterations or min(iterations) < 1:
-        raise InputError(f"{flag('iterations')} {','.join(map(str, iterations))}: each must be at least 1")
+    asked = replace(options or DiagnoseOptions(), **fields)
+    damping = asked.damping
     parts = replace(inverse.PARTS["influence"], damping=damping)
-    placed = choose_device(device)
-    chosen = encoders.choose(store, "gradient", encoder)
+    placed = choose_device(asked.device)
+    chosen = encoders.choose(store, "gradient", asked.encoder)
     with recorded(store, "diagnose", encoder=chosen.encoder_id, damping=damping) as run:
         _, phi = stored.query_vectors(store, chosen)
         matrices = stored.corpus_curvature(store, chosen, placed)
         system = linear_map.system(store, chosen, parts, placed, lambda: matrices)
-        found = list(_measure(system, phi[:QUERIES].to(placed), sorted(set(iterations)), progress))
+        found = list(_measure(system, phi[:QUERIES].to(placed), asked.steps, progress))
         key = {"encoder": chosen.encoder_id, "damping": damping}
         columns = zip(*found, strict=True)
         table = pyarrow.table(dict(zip(Residual._fields, map(list, columns), strict=True)))

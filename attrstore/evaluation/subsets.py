@@ -6,16 +6,19 @@ LDS, the linear datamodelling score (Park et al. 2023, TRAK, arXiv 2303.14186, s
 
 from __future__ import annotations
 
+import dataclasses
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
 from attrstore.errors import InputError, MismatchError, flag
+from attrstore.evaluation.options import HALVES, LEFT_OUT, SubsetOptions
 from attrstore.runs import recorded, writes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from attrstore.evaluation.options import SubsetFields
     from attrstore.store import Store
 
 
@@ -30,12 +33,33 @@ class Made:
 
 
 @writes
+def make(store: Store, options: SubsetOptions | None = None, **fields: Unpack[SubsetFields]) -> Made:
+    """Write the subsets that are asked for: `make_leave_out` where scorings are named, and else `make_subsets`.
+
+    Args:
+        options: which; the default ones, if not given.
+        fields: of the options, `SubsetOptions`, that are to be otherwise: `count=8`.
+    """
+    asked = dataclasses.replace(options or SubsetOptions(), **fields)
+    if not asked.scorings:
+        return make_subsets(
+            store, name=asked.name or HALVES.name, count=asked.count or HALVES.count,
+            fraction=asked.fraction or HALVES.fraction, seed=asked.seed, replace=asked.replace,
+        )  # fmt: skip
+    return make_leave_out(
+        store, scorings=asked.scorings, name=asked.name or LEFT_OUT.name, top=asked.top or LEFT_OUT.top,
+        queries=asked.queries or LEFT_OUT.queries, count=asked.count or LEFT_OUT.count, seed=asked.seed,
+        replace=asked.replace,
+    )  # fmt: skip
+
+
+@writes
 def make_subsets(
     store: Store,
     *,
-    name: str = "lds",
-    count: int = 32,
-    fraction: float = 0.5,
+    name: str = HALVES.name,
+    count: int = HALVES.count,
+    fraction: float = HALVES.fraction,
     seed: int = 0,
     replace: bool = False,
 ) -> Made:
@@ -74,10 +98,10 @@ def make_leave_out(
     store: Store,
     *,
     scorings: Sequence[str],
-    name: str = "leave-out",
-    top: int = 10,
-    queries: int = 10,
-    count: int = 5,
+    name: str = LEFT_OUT.name,
+    top: int = LEFT_OUT.top,
+    queries: int = LEFT_OUT.queries,
+    count: int = LEFT_OUT.count,
     seed: int = 0,
     replace: bool = False,
 ) -> Made:
