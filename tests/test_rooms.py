@@ -127,9 +127,9 @@ def anys(tree: ast.Module) -> int:
 
 
 def parameters(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
-    """Count what a caller may give, without the object itself; `*rest` and `**rest` are one each."""
-    own = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs, node.args.vararg, node.args.kwarg]
-    return sum(one is not None and one.arg not in ("self", "cls") for one in own)
+    """Count the parameters that a function names, without the object itself."""
+    own = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+    return sum(one.arg not in ("self", "cls") for one in own)
 
 
 def of_many(file: str, tree: ast.Module) -> Iterator[str]:
