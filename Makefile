@@ -2,13 +2,17 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check bench docs format floor newest
+.PHONY: demo test torture check bench docs format floor newest
 
 demo: $(VENV)/.installed
 	$(BIN)/attrstore demo demo --force
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest --numprocesses auto --dist worksteal
+
+# TORTURE="--minutes 2 --kills 50 --seed 1" chooses. Writes the table of docs/reliability.md.
+torture: $(VENV)/.installed
+	$(BIN)/python -m tests.torture --write $(TORTURE)
 
 check: $(VENV)/.installed
 	$(BIN)/ruff format --check .
