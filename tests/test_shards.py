@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -154,28 +155,48 @@ def test_a_rank_that_never_starts_is_missed_and_made_up_for(
     assert tables(path) == alone
 
 
+def kill_at(path: Path, model: Path, batch: int) -> None:
+    """Start the only worker, and kill it when it has encoded so many batches."""
+    reached = path.parent / "reached"
+    process = os.fork()
+    if not process:
+        try:
+            gradients(path, model, progress=Stand(batch, reached))
+        finally:
+            os._exit(1)
+    while not reached.exists():
+        assert os.waitpid(process, os.WNOHANG) == (0, 0)
+        time.sleep(0.01)
+    os.kill(process, signal.SIGKILL)
+    os.waitpid(process, 0)
+    reached.unlink()
+
+
 def test_kill_9_in_mid_shard_costs_that_file_and_no_more(path: Path, model: Path, alone: list[Any]) -> None:
     folder = path.parent / "shards"
     kept = 0
     for batch in (2, 7, 3):
-        process = os.fork()
-        if not process:
-            try:
-                gradients(path, model, progress=Stand(batch, path.parent / "reached"))
-            finally:
-                os._exit(1)
-        while not (path.parent / "reached").exists():
-            assert os.waitpid(process, os.WNOHANG) == (0, 0)
-            time.sleep(0.01)
-        os.kill(process, signal.SIGKILL)
-        os.waitpid(process, 0)
-        (path.parent / "reached").unlink()
+        kill_at(path, model, batch)
         found, wrong = shards.finished(folder)
         assert wrong == []
         assert len(found) >= kept
         kept = len(found)
     assert 0 < kept < 5
     assert gradients(path, model).shards == 5 - kept
+    attached(path)
+    assert tables(path) == alone
+
+
+@pytest.mark.slow
+def test_fifty_kills(path: Path, model: Path, alone: list[Any]) -> None:
+    draw = random.Random(0)
+    for number in range(50):
+        if number % 10 == 0:
+            shutil.rmtree(path.parent / "shards", ignore_errors=True)
+        kill_at(path, model, draw.choice((1, 1, 1, 2)) if number % 10 > 2 else draw.randint(1, 3))
+        assert shards.finished(path.parent / "shards")[1] == []
+    assert len(shards.finished(path.parent / "shards")[0]) < 5
+    gradients(path, model)
     attached(path)
     assert tables(path) == alone
 
