@@ -39,11 +39,11 @@ def make_file(path: Path, log: Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def bring_up_to_date(store: Store, *, restore: bool) -> list[str]:
+def bring_up_to_date(store: Store, *, made: bool = False, restore: bool = False) -> list[str]:
     """Run the migrations and put the views and macros right where the store is writable; refuse what is too new.
 
     Views, macros and triggers of others stay, but for those that would act on what is written: these are refused.
-    With `restore` all of them are removed. Returns what was removed.
+    With `restore` all of them are removed. Returns what was removed. One that was just `made` has none.
     """
     migrations = [s for s in scripts() if s.number < FIRST_FACE]
     newest = migrations[-1].number
@@ -71,7 +71,7 @@ def bring_up_to_date(store: Store, *, restore: bool) -> list[str]:
     if version and restore:
         removed = [what for what in strangers(store) if known or what not in _fresh()[0]]
         _remove_face(store)
-    if acting := _acting(store):
+    if not made and (acting := _acting(store)):
         raise StoreError(
             f"{store.path}: has {', '.join(acting)}, which attrstore never makes and which would act on what it "
             f"writes. Remove it and set the views right: attrstore init {store.path}"

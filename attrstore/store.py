@@ -65,7 +65,7 @@ class Store(Verbs):
         self._inode = self.path.stat().st_ino
         try:
             close_doors(self.connection, files=files or self.writable)
-            self.removed = bring_up_to_date(self, restore=create and not made)
+            self.removed = bring_up_to_date(self, made=made, restore=create and not made)
         except BaseException:
             self.connection.close()
             raise

@@ -115,7 +115,9 @@ VIEWS = {
 }
 
 
-@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
+@pytest.mark.parametrize(
+    ("width", "scheme"), [(1280, "light"), pytest.param(390, "dark", marks=pytest.mark.slow)]
+)
 def test_every_view_is_accessible_and_fits(
     chromium: Any, address: str, store: Path, scheme: str, width: int
 ) -> None:
@@ -210,6 +212,7 @@ def test_without_javascript_every_view_still_reads(chromium: Any, address: str) 
     context.close()
 
 
+@pytest.mark.slow
 def test_the_exported_file_opens_offline_with_the_same_views(
     chromium: Any, store: Path, tmp_path: Path
 ) -> None:

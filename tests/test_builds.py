@@ -85,6 +85,7 @@ def test_an_sdist_builds_the_same_wheel(wheel: dict[str, bytes], tmp_path: Path)
     assert found == wheel
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("links", [True, False])
 def test_an_editable_install_has_every_room(tmp_path: Path, *, links: bool) -> None:
     checkout = source(tmp_path / "source", links=links)

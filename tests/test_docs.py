@@ -55,6 +55,7 @@ def headings(page: str) -> list[str]:
     return kept
 
 
+@pytest.mark.slow
 def test_the_journey_prints_today_what_the_page_shows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -77,6 +77,7 @@ def _stop_after(batches: int) -> Any:
     return progress
 
 
+@pytest.mark.slow
 def test_kill_9_loses_at_most_the_open_batch(tmp_path: Path, model: Path) -> None:
     path = tmp_path / "killed.duckdb"
     texts = tiny.sentences(300)
@@ -182,6 +183,7 @@ def test_unusable_models_and_states_are_named(tmp_path: Path, store: Store, mode
     assert store.value("SELECT count(*) FROM encoders") == 0
 
 
+@pytest.mark.slow
 def test_a_full_disk_stops_the_job_and_keeps_what_was_committed(tmp_path: Path, model: Path) -> None:
     path = tmp_path / "full.duckdb"
     with attrstore.open(path, create=True) as store:

@@ -564,6 +564,7 @@ def test_commands_from_subsets_to_the_report(store: Store, path: Path, tmp_path:
     assert run("retrain", tmp_path / "nowhere").exit_code == 2
 
 
+@pytest.mark.slow
 def test_retrain_prints_the_table_of_its_set(demo: Path) -> None:
     path = demo / "demo.duckdb"
     with attrstore.open(path, writable=True) as store:

@@ -126,7 +126,9 @@ def test_the_rounding_of_a_weight_does_not_depend_on_its_neighbours(
     np.testing.assert_allclose(np.array(found[0]), np.array(found[1]), rtol=2e-5)
 
 
-@pytest.mark.parametrize("code", ["halfbit", "int8", "fp16"])
+@pytest.mark.parametrize(
+    "code", ["halfbit", *(pytest.param(c, marks=pytest.mark.slow) for c in ("int8", "fp16"))]
+)
 def test_a_block_that_nothing_moves_is_passed_over(
     path: Path, code: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -40,6 +40,7 @@ def lay_out(folder: Path) -> None:
         csv.writer(stream).writerows([[(7 * q + 3 * e) % 11 for e in range(len(TEXTS))] for q in (0, 1)])
 
 
+@pytest.mark.slow
 def test_the_page_runs_from_top_to_bottom(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -34,7 +34,10 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("readme")
     tiny.adam_state(tiny.checkpoint(folder / "model"))
     rows: dict[str, list[dict[str, object]]] = {
-        "corpus": [{"id": f"e-{i}", "text": text} for i, text in enumerate(tiny.sentences(20))],
+        "corpus": [
+            {"id": f"e-{i}", "text": text, "source": ("wiki", "web")[i % 2]}
+            for i, text in enumerate(tiny.sentences(20))
+        ],
         "queries": [
             {"id": "q-0", "prompt": "a b c", "target": " d"},
             {"id": "q-1", "prompt": "e", "target": " f"},
