@@ -98,6 +98,6 @@ def main() -> None:
     """Keep, query and compare training-data attributions of language models in one DuckDB file.
 
     \b
-    attrstore demo               see it work, in under four minutes
+    attrstore demo               see it work, in under five minutes
     attrstore COMMAND --help     every command shows one real example
     """

@@ -16,7 +16,7 @@ from attrstore.terminal import say
 def demo_command(folder: Path, seed: int, force: bool) -> None:
     """Train a small model on a generated world of facts, and attribute its answers.
 
-    Takes under four minutes on two cores. DIR is by default "demo"; the store is DIR/demo.duckdb.
+    Takes under five minutes on two cores. DIR is by default "demo"; the store is DIR/demo.duckdb.
 
     \b
     Example: attrstore demo demo
