@@ -142,7 +142,7 @@ def main() -> None:
     parser.add_argument("--queries", type=int)
     parser.add_argument("--tail-patch", type=int, default=0, metavar="N")
     parser.add_argument("--top", type=int, default=200)
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     recipes = [Recipe.read(text) for text in arguments.recipes]
     with attrstore.open(arguments.workdir / "low_rank.duckdb", create=True) as store:
         prepare(store, arguments.data, arguments.queries)
