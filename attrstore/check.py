@@ -11,7 +11,9 @@ import duckdb
 from attrstore import shards
 from attrstore.errors import AttrstoreError
 from attrstore.lexical.recount import wrong_postings, wrong_stems
+from attrstore.methods.recomputed import wrong_scores
 from attrstore.schema import missing_tables, strangers
+from attrstore.vectors.checked import missing_projections, wrong_bytes, wrong_recipes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Set
@@ -152,9 +154,7 @@ def _finding(store: Store, rule: Check, failed: Set[str]) -> Finding:
         return Finding(rule, 1, f"not known where it does not hold that {first}")
     try:
         if rule.name in COMPUTED:
-            found = (
-                [] if rule.name in OF_ENCODINGS and not _encoded(store) else list(COMPUTED[rule.name](store))
-            )
+            found = list(COMPUTED[rule.name](store))
             return Finding(rule, len(found), found[0] if found else None)
         if rule.name == "lexical_texts":
             return _recounted(store, rule)
@@ -188,44 +188,13 @@ def _unreadable(store: Store) -> list[str]:
     return found
 
 
-def _encoded(store: Store) -> bool:
-    """Whether the libraries that read encodings are worth loading."""
-    return bool(store.value("SELECT EXISTS (FROM encoders) OR EXISTS (FROM scorings)"))
-
-
-def _recipes(store: Store) -> Iterable[str]:
-    from attrstore.vectors.checked import wrong_recipes
-
-    return wrong_recipes(store)
-
-
-def _projections(store: Store) -> Iterable[str]:
-    from attrstore.vectors.checked import missing_projections
-
-    return missing_projections(store)
-
-
-def _bytes(store: Store) -> Iterable[str]:
-    from attrstore.vectors.checked import wrong_bytes
-
-    return wrong_bytes(store)
-
-
-def _scores(store: Store) -> Iterable[str]:
-    from attrstore.methods.recomputed import wrong_scores
-
-    return wrong_scores(store)
-
-
 # Checks that no one statement can make; each gives what is wrong.
 COMPUTED: dict[str, Callable[[Store], Iterable[str]]] = {
     "readable": _unreadable,
     "tables": _missing,
     "face": strangers,
-    "recipes": _recipes,
-    "projections": _projections,
-    "code_lengths": _bytes,
-    "recomputed": _scores,
+    "recipes": wrong_recipes,
+    "projections": missing_projections,
+    "code_lengths": wrong_bytes,
+    "recomputed": wrong_scores,
 }
-# Of these, those of what an empty store has none of.
-OF_ENCODINGS = {"recipes", "projections", "code_lengths", "recomputed"}

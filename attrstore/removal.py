@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from attrstore.errors import InputError
 from attrstore.runs import recorded
+from attrstore.schema import tables_with
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -78,18 +79,9 @@ def rename(store: Store, kind: str, old: str, new: str) -> None:
 def _tables(store: Store, kind: str, names: Sequence[str]) -> dict[str, str]:
     """Return, for each table that has something to lose, the rest of a SELECT or DELETE over those rows."""
     _doomed(store, kind, names)
-    columns = {
-        (table, column)
-        for table, column in store.named("removal", "columns").fetchall()
-        if column in ("example_id", "query_id", "scoring_id", "encoder_id")
-    }
-    own = {"example": "example_id", "query": "query_id", "scoring": "scoring_id", "encoder": "encoder_id"}[
-        kind
-    ]
+    own = f"{kind}_id"
     found = {
-        table: f"FROM {table} WHERE {own} IN (SELECT id FROM doomed)"
-        for table, column in sorted(columns)
-        if column == own
+        table: f"FROM {table} WHERE {own} IN (SELECT id FROM doomed)" for table in tables_with(store, own)
     }
     if kind == "example":
         encoders = "SELECT encoder_id FROM encodings WHERE example_id IN (SELECT id FROM doomed)"
@@ -99,8 +91,7 @@ def _tables(store: Store, kind: str, names: Sequence[str]) -> dict[str, str]:
         scorings = "SELECT scoring_id FROM doomed_scorings"
         found |= {
             table: f"FROM {table} WHERE scoring_id IN ({scorings})"
-            for table, column in sorted(columns)
-            if column == "scoring_id"
+            for table in tables_with(store, "scoring_id")
         }
     return found
 

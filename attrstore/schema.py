@@ -110,6 +110,11 @@ def own_columns() -> dict[str, list[tuple[str, str]]]:
     return found
 
 
+def tables_with(store: Store, column: str) -> list[str]:
+    """The tables that have a column of this name, of whatever schema."""
+    return [table for (table,) in store.named("face", "tables_with", {"column": column}).fetchall()]
+
+
 def storage(store: Store) -> str:
     """The version of DuckDB's file format that the file was made with."""
     return str(store.named("face", "storage").fetchall()[0][0]).removesuffix("+")

@@ -16,6 +16,7 @@ from attrstore.errors import InputError, flag
 from attrstore.methods import Ranking, Request, find
 from attrstore.progress import Progress, silent
 from attrstore.runs import recorded, writes
+from attrstore.schema import tables_with
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -132,11 +133,9 @@ def write_scoring(
         aggregated: what `Aggregates` found while it was ranked.
     """
     with store.transaction(), store.registered(ranked=ranking.pairs):
-        named = {"name": scoring.name}
-        for (table,) in store.named("scoring", "tables_about_scorings").fetchall():
-            of_this = "scoring_id = (SELECT scoring_id FROM scorings WHERE name = $name)"
-            store.execute(f'DELETE FROM "{table}" WHERE {of_this}', named)
-        store.named("scoring", "drop_scoring", named)
+        for (before,) in store.rows("SELECT scoring_id FROM scorings WHERE name = $n", {"n": scoring.name}):
+            for table in tables_with(store, "scoring_id"):
+                store.execute(f'DELETE FROM "{table}" WHERE scoring_id = $id', {"id": before})
         store.named(
             "scoring",
             "insert_scoring",

@@ -24,9 +24,7 @@ WEIGHTS = "model.safetensors"
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tiny.checkpoint(tmp_path_factory.mktemp("model"))
-    tiny.adam_state(folder).rename(folder / "adam.pt")
-    return folder
+    return tiny.checkpoint_and_state(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture

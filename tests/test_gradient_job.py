@@ -25,9 +25,7 @@ TABLE = "SELECT example_id, code, scales, n_tokens, loss, status FROM encodings 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tiny.checkpoint(tmp_path_factory.mktemp("model"))
-    tiny.adam_state(folder).rename(folder / "adam.pt")
-    return folder
+    return tiny.checkpoint_and_state(tmp_path_factory.mktemp("model"))
 
 
 def small(store: Store, model: Path, **options: Any) -> Any:

@@ -10,15 +10,14 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from starlette.testclient import TestClient
 
 import attrstore
 from attrstore.cli import main
 from attrstore.ingest.encode.gradients import ingest_gradients
 from attrstore.methods import METHODS, Method
 from attrstore.scoring import score
-from attrstore.web.app import application
 from tests import tiny
+from tests.test_web import client
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -54,8 +53,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def looked_at(store: Path) -> int:
     """Open the first page as a browser would; return the status."""
-    app = application(store, token="secret", hosts=frozenset({"testserver"}))
-    with TestClient(app) as browser:
+    with client(store) as browser:
         return browser.get("/?token=secret").status_code
 
 

@@ -80,9 +80,7 @@ def of_pair(method: str, q: list[torch.Tensor], z: list[torch.Tensor]) -> float:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = tiny.checkpoint(tmp_path_factory.mktemp("model"))
-    tiny.adam_state(made).rename(made / "adam.pt")  # not found beside the model, but given
-    return made
+    return tiny.checkpoint_and_state(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture

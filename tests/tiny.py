@@ -69,6 +69,13 @@ def adam_state(folder: Path, architecture: str = "llama", seed: int = 0) -> Path
     return folder / "optimizer.pt"
 
 
+def checkpoint_and_state(folder: Path) -> Path:
+    """A checkpoint with an optimizer's state as adam.pt: not found beside the model, but given."""
+    checkpoint(folder)
+    adam_state(folder).rename(folder / "adam.pt")
+    return folder
+
+
 def sentences(n: int, seed: int = 0, longest: int = 12) -> list[str]:
     """Return n texts of two to `longest` words."""
     generator = torch.Generator().manual_seed(seed)

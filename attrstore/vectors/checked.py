@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from attrstore.vectors import encoders
 from attrstore.vectors.encoders import Block, Encoder
 from attrstore.vectors.quantisations import CODES
@@ -14,6 +12,7 @@ from attrstore.vectors.quantisations import CODES
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    import numpy as np
     import pyarrow
 
     from attrstore.store import Store
@@ -94,6 +93,8 @@ def _consecutive(blocks: tuple[Block, ...]) -> bool:
 
 
 def _wrong_codes(store: Store, encoder_id: str, encoder: Encoder) -> Iterator[str]:
+    import numpy as np
+
     code = CODES[encoder.code]
     lengths: dict[str, Any] = {
         "encoder": encoder_id,
@@ -118,6 +119,8 @@ def _wrong_codes(store: Store, encoder_id: str, encoder: Encoder) -> Iterator[st
 
 
 def _wrong_vectors(store: Store, encoder_id: str, encoder: Encoder) -> Iterator[str]:
+    import numpy as np
+
     length, numbers = 4 * encoder.dimensions, 0
     if encoder.rank is not None:  # as attrstore.vectors.low_rank packs them: 8-bit entries, then float32
         pairs = int(encoder.spec.get("query_rank") or encoder.rank)
@@ -138,6 +141,8 @@ def _wrong_vectors(store: Store, encoder_id: str, encoder: Encoder) -> Iterator[
 
 
 def _wrong_matrices(store: Store, encoder_id: str, encoder: Encoder) -> Iterator[str]:
+    import numpy as np
+
     sizes = {block.name: block.length * (block.length + 1) for block in encoder.blocks}
     for what, block, matrix in store.named("check", "matrices", {"encoder": encoder_id}).fetchall():
         if block is not None and sizes.get(block) != len(matrix):
@@ -148,11 +153,15 @@ def _wrong_matrices(store: Store, encoder_id: str, encoder: Encoder) -> Iterator
 
 def _matrix(column: pyarrow.Array, width: int) -> np.ndarray:
     """View a column of n blobs of one length as uint8 [n, width]."""
+    import numpy as np
+
     return np.frombuffer(b"".join(column.to_pylist()), np.uint8).reshape(len(column), width)
 
 
 def _finite(rows: np.ndarray, size: int) -> np.ndarray:
     """Tell which rows of uint8 [n, bytes] hold only finite floats of `size` bytes."""
+    import numpy as np
+
     bits = rows.view({2: np.uint16, 4: np.uint32}[size])
     finite: np.ndarray = ((bits & EXPONENTS[size]) != EXPONENTS[size]).all(axis=1)
     return finite

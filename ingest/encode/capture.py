@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from attrstore.errors import InputError, flag
-from attrstore.ingest.encode.projection import Folded
+from attrstore.ingest.encode.projection import folded
 from attrstore.ingest.model.backward import Backward
 from attrstore.vectors.encoders import make_blocks
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel
 
-    from attrstore.ingest.encode.projection import Projection
+    from attrstore.ingest.encode.projection import Folded, Projection
     from attrstore.ingest.model.linear import LinearMap
     from attrstore.ingest.model.sequences import Batch
     from attrstore.vectors.encoders import Block
@@ -52,6 +52,12 @@ def hooked(
     finally:
         for handle in handles:
             handle.remove()
+
+
+def head_apart(maps: Sequence[LinearMap], *, split: bool) -> tuple[list[LinearMap], LinearMap | None]:
+    """Return the maps to hook, and the head where the backward pass is `split` from it."""
+    head = next((linear for linear in maps if split and linear.role == "head"), None)
+    return [linear for linear in maps if head is None or linear.role != "head"], head
 
 
 class GradientEncoder:
@@ -92,17 +98,11 @@ class GradientEncoder:
         )
         by_name = {block.name: block for block in self.blocks}
         self._block = {linear.name: by_name[block_of(linear)] for linear in maps}
-        apart = self.backward.split
-        self._hooked = [linear for linear in maps if not (apart and linear.role == "head")]
-        self._head = next((linear for linear in maps if apart and linear.role == "head"), None)
+        self._hooked, self._head = head_apart(maps, split=self.backward.split)
 
     def use(self, projections: Mapping[str, Projection]) -> None:
         """Take projections of the same sizes instead."""
-        weight = next(self.model.parameters())
-        self.projections = {
-            name: Folded.of(projection, weight.device, weight.dtype)
-            for name, projection in projections.items()
-        }
+        self.projections = folded(projections, self.model)
 
     def encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return phi float32 [items, D] and the summed loss float32 [items], on the model's device."""

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from attrstore.errors import InputError, flag
-from attrstore.ingest.encode.capture import HeadFactors, hooked
-from attrstore.ingest.encode.projection import Folded, sign_matrix
+from attrstore.ingest.encode.capture import HeadFactors, head_apart, hooked
+from attrstore.ingest.encode.projection import folded, sign_matrix
 from attrstore.ingest.encode.recipes import ITERATING
 from attrstore.ingest.model.backward import Backward
 from attrstore.vectors.encoders import make_blocks
@@ -66,17 +66,11 @@ class LowRankEncoder:
         self.blocks: tuple[Block, ...] = tuple(
             block._replace(rows=self._shape(linear)[0]) for block, linear in zip(blocks, maps, strict=True)
         )
-        apart = self.backward.split
-        self._hooked = [linear for linear in maps if not (apart and linear.role == "head")]
-        self._head = next((linear for linear in maps if apart and linear.role == "head"), None)
+        self._hooked, self._head = head_apart(maps, split=self.backward.split)
 
     def use(self, projections: Mapping[str, Projection]) -> None:
         """Take projections of the same sizes instead."""
-        weight = next(self.model.parameters())
-        self.projections = {
-            name: Folded.of(projection, weight.device, weight.dtype)
-            for name, projection in projections.items()
-        }
+        self.projections = folded(projections, self.model)
 
     def encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return examples as `attrstore.vectors.low_rank.encode` takes them, and the summed loss [items]."""

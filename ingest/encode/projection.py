@@ -17,6 +17,10 @@ from torch import Tensor
 from attrstore.ingest.model.optimizer import Full
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import nn
+
     from attrstore.ingest.model.linear import LinearMap
     from attrstore.ingest.model.optimizer import Moment
 
@@ -53,6 +57,14 @@ class Folded(NamedTuple):
             (projection.p_out * projection.scale_out).to(device, dtype),
             None if elementwise is None else elementwise.to(device),
         )
+
+
+def folded(projections: Mapping[str, Projection], model: nn.Module) -> dict[str, Folded]:
+    """Fold each for the device and the precision of the model, by name."""
+    weight = next(model.parameters())
+    return {
+        name: Folded.of(projection, weight.device, weight.dtype) for name, projection in projections.items()
+    }
 
 
 def make(linear: LinearMap, *, dim: int, seed: int, moment: Moment | None) -> Projection:

@@ -93,7 +93,7 @@ def rerank(
         MismatchError: the folder holds another model, or the file another optimizer state.
         Interrupted: the user pressed Ctrl-C; what was computed is committed.
     """
-    names = [candidates] if isinstance(candidates, str) else list(candidates)
+    names = [candidates] if isinstance(candidates, str) else list(dict.fromkeys(candidates))
     firsts = _firsts(store, names, top, queries)
     method = _method(method, firsts)
     encoder = _encoder(store, firsts, source.encoder)
@@ -148,8 +148,8 @@ def _firsts(store: Store, names: Sequence[str], top: int, queries: int | None) -
             raise InputError(f"{flag(option)} {number}: must be at least 1")
     if not names:
         raise InputError("candidates: name a scoring")
-    firsts = [_first(store, name, top) for name in dict.fromkeys(names)]
-    for name, first in zip(names, firsts, strict=False):
+    firsts = [_first(store, name, top) for name in names]
+    for name, first in zip(names, firsts, strict=True):
         if (first.spec.get("where"), first.n_examples) != (firsts[0].spec.get("where"), firsts[0].n_examples):
             raise InputError(
                 f"{name}: ranks {first.n_examples:,} examples (where: {first.spec.get('where')}), and {names[0]} ranks "

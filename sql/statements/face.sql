@@ -37,6 +37,13 @@ SELECT table_name FROM system.main.duckdb_tables()
 WHERE NOT internal AND NOT temporary AND database_name = system.main.current_database()
 ORDER BY table_name;
 
+-- name: tables_with
+-- The tables that have a column, so that one of a later schema is not forgotten.
+SELECT table_name FROM system.main.duckdb_columns()
+WHERE NOT internal AND database_name = system.main.current_database() AND schema_name = 'main'
+  AND column_name = $column AND table_name IN (SELECT table_name FROM system.main.duckdb_tables() WHERE NOT temporary)
+ORDER BY table_name;
+
 -- name: columns
 SELECT table_name, column_name || ' ' || data_type FROM system.main.duckdb_columns()
 WHERE NOT internal AND database_name = system.main.current_database()

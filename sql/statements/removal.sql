@@ -31,12 +31,6 @@ SELECT scoring_id FROM scorings
 -- Some methods read several encoders, and name them in their spec.
 WHERE EXISTS (FROM doomed WHERE encoder_id = id OR contains(spec::VARCHAR, id))
 
--- name: columns
--- Which table has which column, so that a table of a later schema is not forgotten.
-SELECT table_name, column_name FROM duckdb_columns()
-WHERE NOT internal AND database_name = current_database() AND schema_name = 'main'
-  AND table_name IN (SELECT table_name FROM duckdb_tables() WHERE NOT temporary)
-
 -- name: lower_frequencies
 UPDATE terms SET df = df - gone.n
 FROM (SELECT term_id, count(*) AS n FROM postings WHERE example_id IN (FROM doomed) GROUP BY term_id) gone

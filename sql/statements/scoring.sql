@@ -109,16 +109,6 @@ FROM (SELECT query_id FROM scoring_queries WHERE scoring_id = $scoring)
 LEFT JOIN (SELECT query_id, example_id, rank, score FROM scores WHERE scoring_id = $scoring) USING (query_id)
 GROUP BY query_id
 
--- name: tables_about_scorings
--- By the column, so that a table of a later schema is not forgotten.
-SELECT table_name FROM duckdb_columns()
-WHERE NOT internal AND database_name = current_database() AND column_name = 'scoring_id' AND table_name <> 'scorings'
-  AND table_name IN (SELECT table_name FROM duckdb_tables() WHERE NOT temporary)
-ORDER BY table_name
-
--- name: drop_scoring
-DELETE FROM scorings WHERE name = $name
-
 -- name: ranked_texts
 -- The proponents of a ranking that is not in the store.
 SELECT rank, external_id, score, text
