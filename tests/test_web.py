@@ -331,6 +331,26 @@ def test_the_overview_shows_means_overlaps_and_ranks_of_ranks(
     assert f"{len(both):,} examples that both rank as proponents, {labelled:,} of them labelled" in page.text
 
 
+def test_the_overview_shows_what_kinds_the_first_ten_are(own: Path, world: scored.World) -> None:
+    with attrstore.open(own, writable=True) as store:
+        store.execute(
+            "UPDATE queries SET metadata = json_object('subject', 'text 7', 'object', 'nowhere', 'relation', 'r')"
+        )
+    with client(own) as browser:
+        browser.get("/", params={"token": "secret"})
+        page = read(browser, "/overview")
+    said = [a.get("aria-label") or "" for a in page.having("svg", "class", "chart shares")]
+    for name in world.rankings:
+        firsts = [(q, e) for q, order in world.rankings[name].items() for e in order[:10]]
+        stating = sum(e in world.labelled.get(q, ()) for q, e in firsts)
+        about = sum(e == 7 and e not in world.labelled.get(q, ()) for q, e in firsts)
+        assert any(
+            f"states the fact {stating / len(firsts):.0%}, " in one
+            and f"shares subject {about / len(firsts):.0%}, " in one
+            for one in said
+        ), (name, said)
+
+
 def stored(world: scored.World, name: str) -> set[tuple[int, int]]:
     """Pairs that are stored as proponents: the first ones, and labelled ones that are not among the last."""
     ends = scored.TOP_K if name == "cosine" else 0

@@ -14,7 +14,7 @@ from attrstore.statements import statements
 from attrstore.web import charts
 from attrstore.web.frame import page
 from attrstore.web.markup import Child, Markup, el, join
-from attrstore.web.overview import plain_table
+from attrstore.web.tables import plain_table
 
 if TYPE_CHECKING:
     from pathlib import Path

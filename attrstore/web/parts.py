@@ -8,8 +8,8 @@ from attrstore.errors import InputError
 from attrstore.web import charts
 from attrstore.web.frame import chosen_pair, nothing, number, page, signed
 from attrstore.web.markup import Child, Markup, el, join
-from attrstore.web.overview import plain_table
 from attrstore.web.queries import saying
+from attrstore.web.tables import plain_table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
