@@ -167,12 +167,15 @@ def gguf_file(file: Path, quantised: bool = False) -> Path:
 
 
 @pytest.mark.parametrize("quantised", [False, True])
-def test_a_gguf_file_is_a_model(store: attrstore.Store, tmp_path: Path, quantised: bool) -> None:
+def test_a_gguf_file_is_a_model(
+    store: attrstore.Store, tmp_path: Path, capfd: pytest.CaptureFixture[str], quantised: bool
+) -> None:
     (tmp_path / "model").mkdir()
     file = gguf_file(tmp_path / "model" / "tiny.gguf", quantised)
     done = CliRunner().invoke(main, ["ingest", "gradients", str(store.path), "--model", str(file), "-h"])
     assert "GGUF" in done.output
     store.encode_gradients(model=file, projection_dim=4, code="fp16", name="file")
+    assert "quantizing" not in capfd.readouterr().err  # transformers' bar
     assert store.rows("SELECT fingerprint, path FROM models") == [
         (hashlib.sha256(file.read_bytes()).hexdigest()[:16], str(file))
     ]

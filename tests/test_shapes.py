@@ -203,6 +203,22 @@ def test_gradients_are_of_the_marked_tokens_alone(store: Store, tmp_path: Path) 
     assert float(torch.cosine_similarity(phi, flat.float(), dim=0)) > 0.9999
 
 
+def test_a_step_on_a_chat_is_on_the_marked_tokens_alone() -> None:
+    """Tail-patch's step: the gradient of the mean loss over the seven tokens that the assistant says."""
+    from attrstore.ingest.measure.one_step import OneStep
+
+    tokenizer, model = chats.tokenizer(), tiny.model().requires_grad_(False)
+    (item,) = sequences.examples([(0, "", "messages", json.dumps(CHAT))], tokenizer, 32, "truncate")
+    step = OneStep(model, 1.0, None)
+    assert step(item)
+    parameters = {name: p.detach().double() for name, p in model.named_parameters()}
+    expected = gradient(tiny.model().double(), parameters, item.windows[0], item.targets(0))
+    moved = dict(step.copy.named_parameters())
+    for name, base in parameters.items():
+        direction = base - moved[name].double()
+        assert torch.allclose(direction, expected[name] / 7, rtol=1e-3, atol=1e-6), name
+
+
 def sum_of_losses(model: Any, parameters: dict[str, Any], tokens: list[int], labels: list[int]) -> float:
     logits = functional_call(model, parameters, (torch.tensor([tokens]),)).logits[0, :-1]
     return float(torch.nn.functional.cross_entropy(logits, torch.tensor(labels[1:]), reduction="sum"))

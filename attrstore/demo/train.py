@@ -89,10 +89,11 @@ def fit(
     report: Callable[[Progress], None] = lambda progress: None,
 ) -> tuple[LlamaForCausalLM, torch.optim.Optimizer, Progress]:
     """Train a new model of `config` on token sequences; the seed decides its first weights and the order."""
-    with one_thread(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = LlamaForCausalLM(config)
-    optimizer, last = tune(model, encoded, recipe, seed=seed, asked=asked, report=report)
+    with one_thread():
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = LlamaForCausalLM(config)
+        optimizer, last = tune(model, encoded, recipe, seed=seed, asked=asked, report=report)
     return model, optimizer, last
 
 
@@ -112,8 +113,7 @@ def tune(
         betas=(0.9, 0.98),
         weight_decay=recipe.weight_decay,
     )
-    with one_thread():
-        return optimizer, _fit(model, optimizer, encoded, asked, recipe, seed, report)
+    return optimizer, _fit(model, optimizer, encoded, asked, recipe, seed, report)
 
 
 @contextmanager

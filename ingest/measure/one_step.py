@@ -118,12 +118,12 @@ class OneStep:
         return True
 
     def _mean_loss(self, example: Item) -> Tensor:
-        total, first = torch.zeros((), device=self.device), example.first_target
-        for window in example.windows:
+        total = torch.zeros((), device=self.device)
+        for i, window in enumerate(example.windows):
             tokens = torch.tensor([window], device=self.device)
-            logits = self.model(input_ids=tokens, use_cache=False).logits[0, first - 1 : -1].float()
-            wanted = tokens[0, first:]
-            total = total + functional.cross_entropy(logits, wanted, reduction="sum")
+            targets = torch.tensor(example.targets(i)[1:], device=self.device)  # -100 where no loss counts
+            logits = self.model(input_ids=tokens, use_cache=False).logits[0, :-1].float()
+            total = total + functional.cross_entropy(logits, targets, reduction="sum")
         return total / example.n_targets
 
     def logprobs(self, batch: Batch) -> tuple[Tensor, Tensor]:

@@ -126,7 +126,7 @@ def _from_gguf(file: Path, device: str, dtype: str, max_length: int | None) -> L
 
     named, placed = f"{flag('model')} {file}", choose_device(device)
     tokenizer = gguf.tokenizer(file, **LOCAL)
-    with broken.named(f"{named}: cannot be loaded."), quiet():
+    with broken.named(f"{named}: cannot be loaded."), quiet(), gguf.quiet():
         model, info = AutoModelForCausalLM.from_pretrained(
             file.parent, dtype=DTYPES[dtype], **gguf.options(file), **LOADING, **LOCAL
         )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +12,8 @@ from attrstore.errors import InputError, flag
 from attrstore.ingest.model import broken
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from transformers import PreTrainedTokenizerBase
 
 ENDING = ".gguf"
@@ -55,6 +59,19 @@ def options(file: Path) -> dict[str, Any]:
     packed = getattr(transformers, "GgufConfig", None)
     whole = {} if packed is None else {"quantization_config": packed(dequantize=True)}
     return {"gguf_file": file.name, **whole}
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep transformers from drawing a bar while it makes the weights whole; its own switch does not reach that one."""
+    from transformers import modeling_gguf_pytorch_utils as reading
+
+    drawn = reading.tqdm
+    reading.tqdm = partial(drawn, disable=True)
+    try:
+        yield
+    finally:
+        reading.tqdm = drawn
 
 
 def forget(model: Any) -> None:
