@@ -25,6 +25,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -209,12 +210,12 @@ def speed(place: Place, rounds: int) -> None:
 
     for number in range(rounds):
         for name, options in CODES.items():
-            take("plain", lambda: ingest.plain(loaded.model, batches))
+            take("plain", partial(ingest.plain, loaded.model, batches))
             path = place.folder / f"speed-{number}-{len(clock)}.duckdb"
             with attrstore.open(path, create=True) as store:
                 files(store, place)
-                take(name, lambda store=store, options=options: ingest_gradients(  # type: ignore[misc]
-                    store, model=place.base, optimizer_state="none", name=name, **options
+                take(name, partial(
+                    ingest_gradients, store, model=place.base, optimizer_state="none", name=name, **options
                 ))  # fmt: skip
             path.unlink()
     tokens = sum(int(batch.lengths.sum()) for batch in batches)
@@ -261,8 +262,8 @@ def fidelity(place: Place) -> None:
                 {"name": name, "exact": EXACT},
             )
             print(
-                f"{name:24}{sizes[name]:8,.0f} B an example, {sizes[name] / blocks:.1f} a block  Spearman {correlation:.3f}"
-                f"  overlap@10 {overlap:.3f}  ({n} examples, {queries} queries)"
+                f"{name:24}{sizes[name]:8,.0f} B an example, {sizes[name] / blocks:.1f} a block  Spearman "
+                f"{correlation:.3f}  overlap@10 {overlap:.3f}  ({n} examples, {queries} queries)"
             )
 
 
