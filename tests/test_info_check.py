@@ -72,7 +72,7 @@ def test_info(scored: Path, path: Path) -> None:
     assert encoder == {
         "name": "k2", "kind": "gradient", "code": "int8", "blocks": 2, "dimensions": 8,
         "bytes_per_example": 12.0, "encoded": 10, "skipped": 50, "truncated": 5,
-        "queries": 14, "encoder_id": ENCODER,
+        "queries": 14, "weights_encoded": None, "weights_left_out": None, "encoder_id": ENCODER,
     }  # fmt: skip
     text = sum(len(f'text {e}{{"kind":"c{e % 3}"}}') for e in range(N_EXAMPLES)) / N_EXAMPLES
     assert described["bytes_per_example"] == {"text and metadata": pytest.approx(text), "k2": 12.0}

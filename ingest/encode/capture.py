@@ -10,6 +10,7 @@ from torch import Tensor
 
 from attrstore.errors import InputError, flag
 from attrstore.ingest.encode.projection import folded
+from attrstore.ingest.model import experts
 from attrstore.ingest.model.backward import Backward
 from attrstore.vectors.encoders import make_blocks
 
@@ -27,9 +28,9 @@ if TYPE_CHECKING:
 
 @contextmanager
 def hooked(
-    maps: Sequence[LinearMap], seen: Callable[[LinearMap, Tensor], Callable[[Tensor], None]]
+    maps: Sequence[LinearMap], batch: Batch, seen: Callable[[LinearMap, Tensor], Callable[[Tensor], None]]
 ) -> Iterator[None]:
-    """Call `seen(map, inputs)` in each forward pass; what it returns is called with the output's gradient.
+    """Call `seen(map, inputs)` in the forward pass of a batch; what it returns is called with the output's gradient.
 
     Inputs are [windows, T, in], of the embedding token ids [windows, T], and gradients [windows, T, out]. Weights
     are frozen, so the graph starts at the first hooked outputs, which are made to require a gradient; nothing
@@ -46,9 +47,11 @@ def hooked(
 
         return forward
 
-    handles = [linear.module.register_forward_hook(hook_of(linear)) for linear in maps]
+    shape = (batch.tokens.shape[0], batch.tokens.shape[1])
+    handles = [m.module.register_forward_hook(hook_of(m)) for m in maps if m.expert is None]
     try:
-        yield
+        with experts.watched([m for m in maps if m.expert is not None], shape, seen):
+            yield
     finally:
         for handle in handles:
             handle.remove()
@@ -120,7 +123,7 @@ class GradientEncoder:
             small = projection.p_in.T[inputs] if linear.role == "embedding" else inputs @ projection.p_in.T
             return lambda gradient: _add(part, _outer(gradient @ projection.p_out.T, small))
 
-        with hooked(self._hooked, seen):
+        with hooked(self._hooked, batch, seen):
             losses = self.backward(batch, head)
         if head is not None:
             _add(self._part(phi, head.linear), head.outer())
@@ -162,7 +165,7 @@ class GradientEncoder:
             small = projection.p_in.T[inputs] if linear.role == "embedding" else inputs @ projection.p_in.T
             return lambda gradient: add(linear, gradient @ projection.p_out.T, small)
 
-        with hooked(self._hooked, seen):
+        with hooked(self._hooked, batch, seen):
             self.backward(batch, head)
         if head is not None:
             add(head.linear, head.gradients, head.inputs)

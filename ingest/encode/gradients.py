@@ -18,7 +18,7 @@ from attrstore.ingest.encode.job import Encoded, ingest, refuse_other_recipe
 from attrstore.ingest.encode.low_rank import LowRankEncoder
 from attrstore.ingest.encode.plan import Plan
 from attrstore.ingest.encode.recipes import WHITENING, GradientFields, GradientRecipe
-from attrstore.ingest.model import causal, chosen_state, linear, optimizer, sequences
+from attrstore.ingest.model import causal, chosen_state, linear, optimizer, sequences, shares
 from attrstore.ingest.model.rendering import chat_template
 from attrstore.progress import silent
 from attrstore.runs import writes
@@ -83,9 +83,9 @@ def plan(
     maps = linear.find(loaded.model, recipe.modules)
     if recipe.modules is None:
         linear.refuse_stacks(loaded.model, maps)
-    template = chat_template(store, loaded.tokenizer)
+    more = _seen_in_model(store, loaded, maps)
     moments, state = _moments(store, recipe, optimizer_state, loaded, maps)
-    spec = recipe.spec(loaded, moments_fingerprint(moments)) | template
+    spec = recipe.spec(loaded, moments_fingerprint(moments)) | more
     projections = {
         m.name: projection.make(m, dim=recipe.projection_dim, seed=recipe.seed, moment=moments.get(m.name))
         for m in maps
@@ -119,6 +119,14 @@ def plan(
     )
 
 
+def _seen_in_model(store: Store, loaded: LoadedModel, maps: list[LinearMap]) -> dict[str, object]:
+    """Return the part of a spec that no option says: the chat template, and that experts' matrices are encoded."""
+    seen: dict[str, object] = dict(chat_template(store, loaded.tokenizer))
+    if any(m.expert is not None for m in maps):
+        seen["experts"] = True
+    return seen
+
+
 def _moments(
     store: Store,
     recipe: GradientRecipe,
@@ -137,10 +145,10 @@ def _moments(
 
     moments, said = chosen_state.choose(wanted, loaded.path, read)
     if moments and wanted is None:
-        template = chat_template(store, loaded.tokenizer)
+        more = _seen_in_model(store, loaded, maps)
         known = {encoder.encoder_id: encoder for encoder in encoders.load_all(store, "gradient")}
         corrected, plain = (
-            Encoder("gradient", "", loaded.fingerprint, recipe.spec(loaded, state) | template, ()).encoder_id
+            Encoder("gradient", "", loaded.fingerprint, recipe.spec(loaded, state) | more, ()).encoder_id
             for state in (moments_fingerprint(moments), None)
         )
         if plain in known and corrected not in known:
@@ -172,9 +180,11 @@ def _prepare(
         with store.transaction():
             causal.register(store, loaded)
             encoders.save(store, encoder)
+            shares.record(store, encoder, loaded.model, maps)
             fitted.save(store, encoder, projections)
     else:
         causal.register(store, loaded)  # a model that was seen in memory only may be in a folder now
+        shares.record(store, encoder, loaded.model, maps)  # earlier versions did not write it
     fitted.load(store, encoder, projections)
     gradient_encoder.use(projections)
 

@@ -74,7 +74,7 @@ def _factors(
     owner: dict[str, str] = {}  # maps with the same inputs (query, key, value) share one factor
     for batch in sample:
         real = (torch.arange(batch.tokens.shape[1]) < batch.lengths.unsqueeze(1)).to(backward.device)
-        with hooked(maps, _Accumulator(real, a_sums, g_sums, owner)):
+        with hooked(maps, batch, _Accumulator(real, a_sums, g_sums, owner)):
             backward(batch)
     n_tokens = sum(int(batch.lengths.sum()) for batch in sample)
     return (

@@ -109,7 +109,7 @@ class LowRankEncoder:
             small = projection.p_in.T[inputs] if linear.role == "embedding" else inputs @ projection.p_in.T
             return lambda gradient: take(linear, gradient @ projection.p_out.T, small)
 
-        with hooked(self._hooked, seen):
+        with hooked(self._hooked, batch, seen):
             losses = self.backward(batch, head)
         if head is not None:
             take(head.linear, head.gradients, head.inputs)

@@ -135,7 +135,7 @@ class ExactGradients:
 
             return take
 
-        with hooked(self.maps, seen):
+        with hooked(self.maps, batch, seen):
             self.backward(batch)
         return squares
 

@@ -10,10 +10,10 @@ from torch.nn.modules.conv import _ConvNd
 from transformers.pytorch_utils import Conv1D
 
 from attrstore.errors import InputError, flag
-from attrstore.ingest.model import adapters
+from attrstore.ingest.model import adapters, experts
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from transformers import PreTrainedModel
 
@@ -30,6 +30,7 @@ class LinearMap(NamedTuple):
     transposed: bool  # the weight is stored in x out (GPT-2's Conv1D)
     weight: str  # name of the weight among the model's parameters
     role: Role = "layer"
+    expert: int | None = None  # which matrix of the weight, where that is a stack
 
     def oriented(self, matrix: Tensor) -> Tensor:
         """Return a matrix of the weight's shape as out x in."""
@@ -63,13 +64,13 @@ def find(model: PreTrainedModel, modules: str | None = None) -> list[LinearMap]:
 
 
 def refuse_stacks(model: PreTrainedModel, layers: Sequence[LinearMap]) -> None:
-    """Refuse a model with stacks of matrices, as mixtures keep their experts: they would be left out in silence."""
+    """Refuse a model with stacks of matrices that are not read as experts: they would be left out in silence."""
     stacked = {
         f"{name}.{own}": parameter
         for name, module in model.named_modules()
         if not isinstance(module, _ConvNd)
         for own, parameter in module.named_parameters(recurse=False)
-        if parameter.ndim == 3
+        if parameter.ndim == 3 and own not in experts.stacks(module)
     }
     if not stacked or any(adapters.matrices(model)):
         return
@@ -77,9 +78,10 @@ def refuse_stacks(model: PreTrainedModel, layers: Sequence[LinearMap]) -> None:
     encoded = sum(linear.n_out * linear.n_in for linear in layers)
     name, first = next(iter(stacked.items()))
     raise InputError(
-        f"{type(model).__name__}: {name} is {tuple(first.shape)}, a stack of matrices as of experts, and stacks are "
-        f"not encoded. That would leave out {left_out / (left_out + encoded):.0%} of the layers' matrices. To encode "
-        f"the others all the same name them: {flag('modules')} self_attn"
+        f"{type(model).__name__}: {name} is {tuple(first.shape)}, a stack of matrices that is not computed as "
+        f"transformers computes experts, and is not encoded. That would leave out "
+        f"{left_out / (left_out + encoded):.0%} of the layers' matrices. To encode the others all the same name them: "
+        f"{flag('modules')} self_attn"
     )
 
 
@@ -93,6 +95,7 @@ def _all(model: PreTrainedModel) -> list[LinearMap]:
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     for name, module in model.named_modules():
+        maps += _of_experts(name, module)
         if isinstance(module, nn.Linear):
             shape, transposed = (module.out_features, module.in_features), False
         elif isinstance(module, Conv1D):
@@ -106,3 +109,15 @@ def _all(model: PreTrainedModel) -> list[LinearMap]:
     if not any(linear.role == "layer" for linear in maps):
         raise InputError(f"{type(model).__name__}: no linear layers found (torch.nn.Linear or Conv1D).")
     return maps
+
+
+def _of_experts(name: str, module: nn.Module) -> Iterator[LinearMap]:
+    """Yield the maps of each expert: `...experts.3.down_proj`, of module, number and stack."""
+    stacks = {own: getattr(module, own) for own in experts.stacks(module)}
+    for expert in range(len(next(iter(stacks.values()), ()))):
+        for own, stack in stacks.items():
+            transposed = bool(module.is_transposed)
+            n_out, n_in = stack.shape[:0:-1] if transposed else stack.shape[1:]
+            yield LinearMap(
+                f"{name}.{expert}.{own}", module, n_out, n_in, transposed, f"{name}.{own}", expert=expert
+            )

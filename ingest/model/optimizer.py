@@ -266,12 +266,19 @@ def _shape(entry: Entry) -> tuple[int, ...] | None:
             return tuple(entry[key].shape)
     for row, column in _FACTOR_NAMES:
         if row in entry and column in entry:
-            return (entry[row].numel(), entry[column].numel())
+            rows, columns = entry[row], entry[column]
+            if rows.ndim == 1:
+                return (rows.numel(), columns.numel())
+            # torch's keep the dimension that they are the mean over, transformers' do not
+            kept = rows.shape if row == _FACTOR_NAMES[0][0] else rows.shape[:-1]
+            return (*kept, columns.shape[-1])
     return None
 
 
 def _moment(entry: Entry, linear: LinearMap, correction: str, file: Path) -> Moment:
     where = f"{flag('optimizer_state')} {file}: the second moment of {linear.weight}"
+    if linear.expert is not None:
+        entry = {key: v[linear.expert] for key, v in entry.items() if isinstance(v, Tensor) and v.ndim > 1}
     if "exp_avg_sq" in entry and entry["exp_avg_sq"].ndim == 2:
         values = linear.oriented(entry["exp_avg_sq"].float())
         if not torch.isfinite(values).all():

@@ -57,6 +57,11 @@ INSERT INTO projections SELECT $encoder, module, part, n_rows, scale, matrix FRO
 -- name: projections
 SELECT module, part, n_rows, scale, matrix FROM projections WHERE encoder_id = $encoder
 
+-- name: insert_weights
+INSERT INTO encoder_weights
+SELECT $encoder, part, encoded, weights FROM shares
+WHERE NOT EXISTS (FROM encoder_weights WHERE encoder_id = $encoder)
+
 -- name: causal_models
 -- The models that can be trained on a text: not those that only embed.
 SELECT path, fingerprint

@@ -28,6 +28,22 @@ WITH outcomes AS (
         count(*) FILTER (starts_with(status, 'truncated')) AS truncated
     FROM encodings
     GROUP BY encoder_id
+),
+shares AS (
+    SELECT encoder_id, part, encoded, sum(weights) / sum(sum(weights)) OVER (PARTITION BY encoder_id) AS share
+    FROM encoder_weights
+    GROUP BY encoder_id, part, encoded
+),
+of_weights AS (
+    SELECT
+        encoder_id,
+        coalesce(sum(share) FILTER (encoded), 0) AS weights_encoded,
+        string_agg(
+            part || ' ' || CASE WHEN share < 0.001 THEN 'below 0.1%' ELSE format('{:.1f}%', 100 * share) END,
+            ', ' ORDER BY share DESC, part
+        ) FILTER (NOT encoded) AS weights_left_out
+    FROM shares
+    GROUP BY encoder_id
 )
 SELECT
     name, kind, spec ->> 'code' AS code,
@@ -42,9 +58,10 @@ SELECT
     ) AS bytes_per_example,
     coalesce(encoded, 0) AS encoded, coalesce(skipped, 0) AS skipped, coalesce(truncated, 0) AS truncated,
     (SELECT count(*) FROM query_encodings WHERE query_encodings.encoder_id = encoders.encoder_id) AS queries,
-    encoder_id
+    weights_encoded, weights_left_out, encoder_id
 FROM encoders
 LEFT JOIN outcomes USING (encoder_id)
+LEFT JOIN of_weights USING (encoder_id)
 ORDER BY created, name;
 
 -- name: lexical
