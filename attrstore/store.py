@@ -62,7 +62,8 @@ class Store(Verbs):
             with translated_errors(self.path):
                 make_file(self.path, self.log)
         self.connection = self._connect()
-        self._inode = self.path.stat().st_ino
+        self._inode = self._inode_now()
+        self._closed = False
         try:
             close_doors(self.connection, files=files or self.writable)
             self.removed = bring_up_to_date(self, made=made, restore=create and not made)
@@ -74,19 +75,34 @@ class Store(Verbs):
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:  # which says more than what closing could add
+            self.connection.close()
+            return
         self.close()
-        if kind is None and self.writable and not self._is_there():
+        if self.writable and (self._inode is None or self._inode != self._inode_now()):
             raise StoreError(
                 f"{self.path}: was removed or replaced while it was open. What was written since is lost: put a copy "
                 "back and run the same command again."
             )
 
-    def _is_there(self) -> bool:
-        return self.path.exists() and self.path.stat().st_ino == self._inode
+    def _inode_now(self) -> int | None:
+        try:
+            return self.path.stat().st_ino
+        except FileNotFoundError:
+            return None
 
     def close(self) -> None:
-        """Close the file. A writer checkpoints, so that the file is complete without its log."""
-        self.connection.close()
+        """Close the file. A writer checkpoints, so that the file is complete without its log.
+
+        Raises:
+            StoreError: the file cannot be completed. What was committed is in its log, from which it opens again.
+        """
+        try:
+            if self.writable and not self._closed:  # by itself, DuckDB closes without a word where this fails
+                self.execute("CHECKPOINT")
+        finally:
+            self._closed = True
+            self.connection.close()
 
     @property
     def log(self) -> Path:

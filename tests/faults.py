@@ -8,6 +8,7 @@ import random
 import resource
 import shutil
 import signal
+import sys
 import time
 import traceback
 from collections import Counter
@@ -28,6 +29,7 @@ from tests import tiny
 
 Outcome = tuple[int, str, list[str]]  # times tried, what was seen, what broke a promise
 OPEN_RUN = {"runs", "encoded", "lexical_examples"}  # what an unfinished job leaves to do
+CRASHED = 70  # how a child ends with an error that is not attrstore's
 CHEAP = [rule.name for rule in CHECKS if rule.name not in ("recomputed", "face")]
 IGNORED = {"runs", "meta", "block_weights"}  # times and caches
 TIMES = {"created"}
@@ -132,16 +134,19 @@ class World:
         self, work: Callable[[], Any], disturb: Callable[[int], object] = lambda pid: None,
         before: Callable[[], object] = lambda: None,
     ) -> Ended:  # fmt: skip
-        """Run `work` in a forked child with its output in a file; what it returns comes back as JSON."""
-        printed, result = self.folder / "printed", self.folder / "result"
+        """Run `work` in a forked child with its output in a pipe; what it returns comes back as JSON."""
+        result = self.folder / "result"
         result.unlink(missing_ok=True)
+        reading, writing = os.pipe()
         pid = os.fork()
         if not pid:
-            _in_child(work, before, printed, result)
+            _in_child(work, before, writing, result)
+        os.close(writing)
         disturb(pid)
+        with os.fdopen(reading, errors="replace") as pipe:
+            printed = pipe.read()
         status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-        value = json.loads(result.read_text()) if result.exists() else None
-        return Ended(status, printed.read_text(errors="replace") if printed.exists() else "", value)
+        return Ended(status, printed, json.loads(result.read_text()) if result.exists() else None)
 
     def read(self, store: Path) -> dict[str, list[str]] | str:
         """Return the rows of every table but times, in one order; or why the store cannot be read."""
@@ -176,15 +181,15 @@ class World:
         (self.folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def _in_child(
-    work: Callable[[], Any], before: Callable[[], object], printed: Path, result: Path
-) -> None:  # fmt: skip
-    code = 70
+def _in_child(work: Callable[[], Any], before: Callable[[], object], out: int, result: Path) -> None:
+    code = CRASHED
     try:
         os.setsid()
-        out = os.open(printed, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
         os.dup2(out, 1)
         os.dup2(out, 2)
+        # As a process of its own would have them: what the parent has not written yet is not the child's.
+        sys.stdout = sys.__stdout__ = open(1, "w", closefd=False)  # noqa: SIM115
+        sys.stderr = sys.__stderr__ = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
         before()
         value = work()
         result.write_text(json.dumps(value))
@@ -296,13 +301,13 @@ def _steps(world: World, n: int, names: list[str] = SOME) -> Iterator[tuple[str,
         yield name, dict(world.jobs(store))[name], store
 
 
-def _clean(output: str) -> bool:
-    return "Traceback" not in output
+def _clean(ended: Ended) -> bool:
+    return ended.code != CRASHED and "Traceback" not in ended.output
 
 
 def _judged(world: World, name: str, arguments: list[str], store: Path, ended: Ended) -> list[str]:
     """What must hold after any disturbed job: no traceback, a sound store, and the same command goes on."""
-    wrong = [] if _clean(ended.output) else [f"{name}: a traceback, {ended.output[-300:]}"]
+    wrong = [] if _clean(ended) else [f"{name}: a traceback, {ended.output[-300:]}"]
     if found := set(world.wrong(store)) - OPEN_RUN:
         wrong.append(f"{name}: {sorted(found)}")
     again = world.job(arguments)
@@ -312,16 +317,16 @@ def _judged(world: World, name: str, arguments: list[str], store: Path, ended: E
 
 
 def full_disk(world: World) -> Outcome:
-    """No file may grow beyond a little more than the store."""
+    """No file may grow beyond a size between a page and the store's own: the log's end, or the store's."""
     tried, refused, wrong = 0, 0, []
     for name, arguments, store in _steps(world, 24):
-        limit = store.stat().st_size + world.rng.choice([0, 1_000, 20_000, 200_000])
+        limit = round(4_096 * (store.stat().st_size / 4_096) ** world.rng.random())
         ended = world.job(
             arguments,
             before=partial(resource.setrlimit, resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY)),
         )
         tried += 1
-        refused += ended.code not in (0, 70)
+        refused += ended.code != 0
         wrong += _judged(world, name, arguments, store, ended)
     return tried, f"{refused} refused, {tried - refused} had room", wrong
 
@@ -358,7 +363,7 @@ def read_only_folder(world: World) -> Outcome:
     for name, arguments, _ in _steps(world, 8):
         ended = world.job(arguments, before=partial(os.setuid, user))
         tried += 1
-        if ended.code in (0, 70) or not _clean(ended.output):
+        if ended.code == 0 or not _clean(ended):
             wrong.append(f"{name}: exit {ended.code}, {ended.output[-300:]}")
     return tried, f"{tried - len(wrong)} refused", wrong
 
@@ -378,7 +383,7 @@ def deleted(world: World) -> Outcome:
         if not in_time[0]:
             continue
         codes[ended.code] += 1
-        if ended.code in (0, 70) or not _clean(ended.output):
+        if ended.code == 0 or not _clean(ended):
             wrong.append(f"{name}: exit {ended.code}, {ended.output[-300:]}")
     ends = ", ".join(f"{n} ended with exit {code}" for code, n in sorted(codes.items()))
     return sum(codes.values()), ends, wrong
@@ -492,7 +497,7 @@ def closed_stdout(world: World) -> Outcome:
     wrong, commands = [], (["check"], ["info"], ["sql", "FROM examples"], ["report"])
     for command, *rest in commands:
         ended = world.job([command, str(world.whole), *rest], before=partial(os.close, 1))
-        if ended.code == 70 or not _clean(ended.output):
+        if not _clean(ended):
             wrong.append(f"{command}: exit {ended.code}, {ended.output[-300:]}")
     return len(commands), f"{len(commands) - len(wrong)} ended without one", wrong
 
@@ -509,7 +514,7 @@ def two_at_once(world: World) -> Outcome:
             _in_child(
                 partial(_hold, store, writable, ready),
                 lambda: None,
-                world.folder / "held",
+                os.open(os.devnull, os.O_WRONLY),
                 world.folder / "no",
             )
         while not ready.exists():
@@ -538,7 +543,8 @@ GOES_ON = "check names nothing but the open run; the same command goes on"
 FAULTS = [
     Fault("kill −9", "SIGKILL at random moments of each job that writes, one to three times",
           f"{GOES_ON} and ends with the tables of an undisturbed run, numbers to six digits", 10, kills),
-    Fault("full disk", "RLIMIT_FSIZE just above the store's size", f"an error of one line; {GOES_ON}", 1.5, full_disk),
+    Fault("full disk", "no file may be written beyond a random size up to the store's (RLIMIT_FSIZE)",
+          f"an error of one line; {GOES_ON}", 1.5, full_disk),
     Fault("SIGTERM", "at a random moment", GOES_ON, 1, partial(signals, [signal.SIGTERM])),
     Fault("Ctrl-C", "SIGINT at a random moment", f"no traceback; {GOES_ON}", 1, partial(signals, [signal.SIGINT])),
     Fault("Ctrl-C twice", "SIGINT, and again", f"stops at once; {GOES_ON}", 1,

@@ -8,8 +8,10 @@ import time
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 import attrstore
+from attrstore.cli import main
 from attrstore.ingest.encode import job
 from attrstore.ingest.encode.gradients import ingest_gradients
 from attrstore.ingest.stopping import ctrl_c
@@ -82,3 +84,20 @@ def test_every_shard_of_a_large_corpus_is_encoded(
         whole = store.rows("SELECT example_id, loss FROM encodings ORDER BY example_id")
     assert [example for example, _ in sharded] == [example for example, _ in whole]
     assert [loss for _, loss in sharded] == pytest.approx([loss for _, loss in whole], rel=1e-5)
+
+
+def test_a_ctrl_c_that_falls_into_the_end_of_an_object_is_not_dropped(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Held:
+        def __del__(self) -> None:
+            press()
+
+    def opened(*_: object, **__: object) -> None:
+        Held()
+        time.sleep(0.1)
+        raise AssertionError("the command went on")
+
+    monkeypatch.setattr(attrstore, "open", opened)
+    ended = CliRunner().invoke(main, ["info", str(path)])
+    assert (ended.exit_code, ended.output) == (1, "\nAborted!\n")

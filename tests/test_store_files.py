@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -14,8 +15,10 @@ from click.testing import CliRunner, Result
 
 import attrstore
 from attrstore.cli import main
+from attrstore.errors import StoreError
 from attrstore.schema import strangers
 from attrstore.statements import scripts
+from attrstore.store import Store
 from tests.scored import add, fill
 
 
@@ -169,6 +172,44 @@ def test_a_store_that_is_gone_when_a_job_ends_is_an_error(path: Path, replaced: 
         lose_it(path, replaced)
     with pytest.raises(KeyError):  # an error on the way is the one to show
         lose_it(path.with_name("other.duckdb"), replaced, KeyError())
+
+
+def test_a_file_that_cannot_be_completed_at_the_end_is_an_error(path: Path) -> None:
+    make(path)
+    log, limit = path.with_name(f"{path.name}.wal"), resource.getrlimit(resource.RLIMIT_FSIZE)
+    store = attrstore.open(path, writable=True)
+    store.execute("INSERT INTO meta VALUES ('kept', 'yes')")
+    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size, limit[1]))  # for the log there is room
+    try:
+        with pytest.raises(StoreError, match=r"no space left on the disk\. Every committed row is safe"):
+            store.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    store.close()  # once more is no error
+    assert log.exists()
+    with attrstore.open(path) as store:
+        assert store.value("SELECT value FROM meta WHERE key = 'kept'") == "yes"
+    assert run("init", path).exit_code == 0
+    assert not log.exists()
+
+
+def test_a_store_that_is_gone_as_it_is_opened_is_the_same_error(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(path)
+    connect = Store._connect
+
+    def late(store: Store) -> duckdb.DuckDBPyConnection:
+        connection = connect(store)
+        path.unlink()
+        return connection
+
+    monkeypatch.setattr(Store, "_connect", late)
+    with (
+        pytest.raises(StoreError, match=f"{path}: was removed or replaced while it was open"),
+        attrstore.open(path, writable=True),
+    ):
+        pass
 
 
 def test_a_store_that_lost_its_log_is_clean_and_has_another_digest(path: Path, tmp_path: Path) -> None:

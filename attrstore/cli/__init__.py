@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import _thread
 import os
 import sys
+import threading
 from typing import Any, NoReturn
 
 import click
@@ -57,12 +59,15 @@ class Main(LazyGroup):
         for stream in (sys.stdout, sys.stderr):
             if stream is not None and hasattr(stream, "reconfigure"):
                 stream.reconfigure(errors="backslashreplace")  # a terminal without UTF-8
+        before, sys.unraisablehook = sys.unraisablehook, _ctrl_c_again
         try:
             return super().main(*args, **kwargs)
         except OSError as error:
             if error.filename is not None:
                 raise
             _give_up(OutputError(f"the output cannot be written: {error.strerror or error}."))
+        finally:
+            sys.unraisablehook = before
 
     def invoke(self, ctx: click.Context) -> object:
         """Run the command."""
@@ -76,6 +81,14 @@ class Main(LazyGroup):
         finally:
             IN_SHELL.reset(shell)
         return result
+
+
+def _ctrl_c_again(what: sys.UnraisableHookArgs) -> None:
+    """Press Ctrl-C again where it fell into the end of an object, in which Python drops it."""
+    if what.exc_type is KeyboardInterrupt:
+        threading.Timer(0.01, _thread.interrupt_main).start()  # here, it would be dropped too
+    else:
+        sys.__unraisablehook__(what)
 
 
 def _give_up(error: AttrstoreError) -> NoReturn:
