@@ -188,8 +188,8 @@ def _in_child(work: Callable[[], Any], before: Callable[[], object], out: int, r
         os.dup2(out, 1)
         os.dup2(out, 2)
         # As a process of its own would have them: what the parent has not written yet is not the child's.
-        sys.stdout = sys.__stdout__ = open(1, "w", closefd=False)  # noqa: SIM115
-        sys.stderr = sys.__stderr__ = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
+        sys.stdout = sys.__stdout__ = open(1, "w", closefd=False)  # type: ignore[misc]  # noqa: SIM115
+        sys.stderr = sys.__stderr__ = open(2, "w", buffering=1, closefd=False)  # type: ignore[misc]  # noqa: SIM115
         before()
         value = work()
         result.write_text(json.dumps(value))
