@@ -10,6 +10,7 @@ import duckdb
 
 from attrstore import shards
 from attrstore.errors import AttrstoreError
+from attrstore.folders import folder_at
 from attrstore.lexical.recount import wrong_postings, wrong_stems
 from attrstore.methods.recomputed import wrong_scores
 from attrstore.schema import missing_tables, strangers
@@ -142,9 +143,9 @@ def check(store: Store, only: Collection[str] = ()) -> Iterator[Finding]:
         yield finding
 
 
-def check_shards(store: Store, folder: Path) -> Iterator[Finding]:
+def check_shards(store: Store, folder: str | Path) -> Iterator[Finding]:
     """Yield what is wrong with a folder of shards, one by one, or that nothing is."""
-    wrong = [Finding(SHARDS, 1, fault) for fault in shards.faults(store, folder)]
+    wrong = [Finding(SHARDS, 1, fault) for fault in shards.faults(store, folder_at(folder))]
     yield from wrong or [Finding(SHARDS, 0, None)]
 
 

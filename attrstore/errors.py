@@ -61,6 +61,7 @@ EXTRAS = {
     "Stemmer": "stem",
     "peft": "lora",
     "gguf": "gguf",
+    "ray": "ray",
 }
 
 

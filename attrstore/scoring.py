@@ -6,13 +6,14 @@ import json
 import uuid
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import duckdb
 
 import attrstore
 from attrstore.aggregates import Aggregates
-from attrstore.errors import InputError, flag
+from attrstore.errors import InputError, MismatchError, extras_named, flag
 from attrstore.methods import Ranking, Request, find
 from attrstore.progress import Progress, silent
 from attrstore.runs import recorded, writes
@@ -20,6 +21,7 @@ from attrstore.schema import tables_with
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     import pyarrow
 
@@ -66,27 +68,99 @@ def score(
     Raises:
         InputError: no such method or option, nothing ingested for it, or a bad predicate.
     """
-    chosen = find(method)
-    taken = chosen.with_options(options)
-    name = name or method
-    if top_k < 1:
-        raise InputError(f"{flag('top_k')} {top_k}: must be at least 1")
-    if not replace and store.value("SELECT count(*) FROM scorings WHERE name = $name", {"name": name}):
-        raise InputError(f"{store.path}: there is a scoring called {name}. Choose another {flag('name')}.")
-    if group_by is not None and chosen.reads.kind in ("lexical", "model"):
+    asked = _Asked(method, name or method, top_k, where, options)
+    if not replace and store.value("SELECT count(*) FROM scorings WHERE name = $name", {"name": asked.name}):
+        raise InputError(
+            f"{store.path}: there is a scoring called {asked.name}. Choose another {flag('name')}."
+        )
+    if group_by is not None and asked.method.reads.kind in ("lexical", "model"):
         raise InputError(
             f"{flag('group_by')} {group_by}: {method} does not scan encodings, so it has no score for every example."
         )
-    about = {"top_k": top_k, "where": where} | ({} if group_by is None else {"group_by": group_by})
-    with recorded(store, "score", method=method, name=name, **about, **options) as run:
+    grouped = {} if group_by is None else {"group_by": group_by}
+    with recorded(store, "score", **asked.about, **grouped, **options) as run:
         with selected(store, where), _grouped(store, group_by) as groups:
-            ranking = chosen.rank(store, Request(top_k, taken, progress, observe=groups))
+            request = Request(top_k, asked.options, progress, observe=groups)
+            ranking = asked.method.rank(store, request)
             described = None if groups is None else groups.table(ranking.query_ids)
-        spec = {**ranking.spec, "top_k": top_k, "where": where}
-        scoring = Scoring(name, uuid.uuid4().hex[:12], ranking.n_examples, len(ranking.pairs), spec)
-        write_scoring(store, scoring, ranking, family=chosen.family, method=chosen.name, aggregated=described)
+        scoring = asked.written(store, ranking, described)
         run.rows = scoring.n_scores
     return scoring
+
+
+@extras_named()
+def score_on_ray(
+    path: str | Path,
+    method: str,
+    *,
+    workers: int | None = None,
+    name: str | None = None,
+    top_k: int = 100,
+    where: str | None = None,
+    progress: Progress = silent,
+    **options: Any,
+) -> Scoring:
+    """Rank as `score` does, with the encodings scanned by the workers of a Ray cluster, and keep the result.
+
+    The cluster is the one at RAY_ADDRESS, or one of this machine. The store is open for reading only until all is
+    scanned; every worker opens it too, at the same place.
+
+    Args:
+        path: the store; nobody may have it open in this process.
+        workers: how many; if not given, one for each CPU of the cluster.
+        method, name, top_k, where, options: as for `score`.
+
+    Raises:
+        InputError: as `score`; or a method that does not scan the encodings of one encoder.
+        MismatchError: the store changed while it was scanned.
+    """
+    from attrstore.methods import elsewhere
+
+    asked = _Asked(method, name or method, top_k, where, options)
+    if asked.method.reads.kind in ("lexical", "model") or asked.method.reads.several:
+        raise InputError(
+            f"{flag('engine')} ray: {method} does not scan the encodings of one encoder. Leave it out."
+        )
+    inputs = "SELECT input, n, digest FROM present_inputs ORDER BY ALL"
+    with attrstore.open(path) as store, selected(store, where):
+        before = store.rows(inputs)
+        on_ray = partial(elsewhere.on_ray, n=workers)
+        ranking = asked.method.rank(store, Request(top_k, asked.options, progress, elsewhere=on_ray))
+    with attrstore.open(path, writable=True) as store:
+        if store.rows(inputs) != before:
+            raise MismatchError(
+                f"{path}: changed while it was scanned, so nothing was kept. Run the same command again."
+            )
+        with recorded(store, "score", **asked.about, engine="ray", **options) as run:
+            scoring = asked.written(store, ranking)
+            run.rows = scoring.n_scores
+    return scoring
+
+
+class _Asked:
+    """A method with its options, and under which name its ranking is kept; wrong ones are refused."""
+
+    def __init__(
+        self, method: str, name: str, top_k: int, where: str | None, options: dict[str, Any]
+    ) -> None:
+        self.method, self.name = find(method), name
+        self.options = self.method.with_options(options)
+        if top_k < 1:
+            raise InputError(f"{flag('top_k')} {top_k}: must be at least 1")
+        self.limits = {"top_k": top_k, "where": where}
+
+    @property
+    def about(self) -> dict[str, object]:
+        """What a run of it is recorded with, besides the method's options."""
+        return {"method": self.method.name, "name": self.name, **self.limits}
+
+    def written(self, store: Store, ranking: Ranking, described: pyarrow.Table | None = None) -> Scoring:
+        """Keep a ranking, with what was described of its groups."""
+        spec = {**ranking.spec, **self.limits}
+        scoring = Scoring(self.name, uuid.uuid4().hex[:12], ranking.n_examples, len(ranking.pairs), spec)
+        family, method = self.method.family, self.method.name
+        write_scoring(store, scoring, ranking, family=family, method=method, aggregated=described)
+        return scoring
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Encodings in a folder: Parquet files of some examples each, every one with a manifest that says what it is.
+"""Encodings in a folder, of a disk or an object store: Parquet files, each with a manifest that says what it is.
 
 A manifest is written last, so a file without one is unfinished, and whoever makes the shards makes it again.
 """
@@ -7,27 +7,25 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import asdict, dataclass, field, fields
-from pathlib import Path
 from typing import TYPE_CHECKING
-from uuid import uuid4
 
 from attrstore.errors import InputError, MismatchError
 from attrstore.runs import recorded
 from attrstore.vectors import encoders
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     import pyarrow
 
+    from attrstore.folders import Folder
     from attrstore.progress import Progress
     from attrstore.store import Store
     from attrstore.vectors.encoders import Encoder
 
 CHECKPOINT_AT = "1GB"  # of log: as of the job that writes codes itself
-SUFFIX = ".parquet"
+SUFFIX, MANIFEST = ".parquet", ".json"
 IDENTITY = ["example_id", "content_hash"]  # of a row: an example, and the text that it had
 AGAIN = "Delete it and its manifest, and run the same attrstore ingest with --shards again."
 
@@ -58,110 +56,111 @@ class Attached:
     missing: int = 0  # examples that have no encoding yet
 
 
-def write(folder: Path, part: int, encoder: Encoder, table: pyarrow.Table) -> Path:
-    """Write encodings with their `content_hash` as one file; it and its manifest appear whole or not at all."""
+def write(folder: Folder, part: int, encoder: Encoder, table: pyarrow.Table) -> str:
+    """Write encodings with their `content_hash` as one file, and its manifest; return the file's name."""
     import pyarrow.parquet
 
     ids = table["example_id"].to_pylist()
     digest = hashlib.sha256("\n".join(map(str, table.select(IDENTITY).to_pylist())).encode()).hexdigest()
-    file = folder / f"{part:08d}-{digest[:8]}{SUFFIX}"
-    temporary = folder / f".{uuid4().hex}.tmp"
-    try:
-        pyarrow.parquet.write_table(table, temporary, compression="none", use_dictionary=False)
-        shard = Shard(
-            part=part,
-            encoder=encoder.encoder_id,
-            encoder_name=encoder.name,
-            first=min(ids),
-            last=max(ids),
-            rows=len(table),
-            bytes=temporary.stat().st_size,
-            sha256=_sha256(temporary),
-        )
-        _publish(temporary, file)
-        temporary.write_text(json.dumps(asdict(shard), indent=1), encoding="utf-8")
-        _publish(temporary, _manifest(file))
-    finally:
-        temporary.unlink(missing_ok=True)
-    return file
+    name = f"{part:08d}-{digest[:8]}"
+    out = pyarrow.BufferOutputStream()
+    pyarrow.parquet.write_table(table, out, compression="none", use_dictionary=False)
+    content = out.getvalue().to_pybytes()
+    shard = Shard(
+        part=part,
+        encoder=encoder.encoder_id,
+        encoder_name=encoder.name,
+        first=min(ids),
+        last=max(ids),
+        rows=len(table),
+        bytes=len(content),
+        sha256=hashlib.sha256(content).hexdigest(),
+    )
+    folder.put(name + SUFFIX, content)
+    folder.put(name + MANIFEST, json.dumps(asdict(shard), indent=1).encode())
+    return name + SUFFIX
 
 
-def _publish(temporary: Path, file: Path) -> None:
-    """Give a file its name once its bytes are on the disk."""
-    with temporary.open("rb") as written:
-        os.fsync(written.fileno())
-    os.replace(temporary, file)
+def _sha256(folder: Folder, name: str) -> str:
+    with folder.open(name) as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()  # type: ignore[arg-type]
 
 
-def _manifest(file: Path) -> Path:
-    return file.with_suffix(".json")
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
-
-
-def finished(folder: Path) -> tuple[dict[Path, Shard], list[str]]:
-    """Return the shards that have a manifest, in order, and what is wrong with the others that have one."""
-    if not folder.is_dir():
+def finished(folder: Folder) -> tuple[dict[str, Shard], list[str]]:
+    """Return the shards that have a manifest, by name, and what is wrong with the others that have one."""
+    sizes = folder.sizes()
+    if sizes is None:
         raise InputError(f"{folder}: no such folder of shards.")
+    return _finished(folder, sizes)
+
+
+def _finished(folder: Folder, sizes: dict[str, int]) -> tuple[dict[str, Shard], list[str]]:
     shards, wrong = {}, []
-    for manifest in sorted(folder.glob("*.json")):
-        file = manifest.with_suffix(SUFFIX)
+    for manifest in (name for name in sizes if name.endswith(MANIFEST)):
+        name = manifest.removesuffix(MANIFEST) + SUFFIX
+        file = folder.called(name)
         try:
-            shard = Shard(**json.loads(manifest.read_text(encoding="utf-8")))
+            with folder.open(manifest) as opened:
+                shard = Shard(**json.loads(opened.read()))
             if [type(value).__name__ for value in asdict(shard).values()] != [f.type for f in fields(Shard)]:
                 raise TypeError("a value is of another type")
         except (ValueError, TypeError) as error:
             wrong.append(
-                f"{manifest}: not the manifest of a shard ({error}). Delete it, or use another folder."
+                f"{folder.called(manifest)}: not the manifest of a shard ({error}). Delete it, or use another folder."
             )
             continue
-        if not file.is_file():
-            wrong.append(f"{file}: gone, and its manifest is there. Delete {manifest.name}.")
-        elif file.stat().st_size != shard.bytes:
+        if name not in sizes:
+            wrong.append(f"{file}: gone, and its manifest is there. Delete {manifest}.")
+        elif sizes[name] != shard.bytes:
             wrong.append(
-                f"{file}: torn: {file.stat().st_size:,} bytes, and its manifest says {shard.bytes:,}. {AGAIN}"
+                f"{file}: torn: {sizes[name]:,} bytes, and its manifest says {shard.bytes:,}. {AGAIN}"
             )
         else:
-            shards[file] = shard
+            shards[name] = shard
     return shards, wrong
 
 
-def of_encoder(folder: Path, encoder: Encoder) -> dict[Path, Shard]:
+def of_encoder(folder: Folder, encoder: Encoder) -> dict[str, Shard]:
     """Return the finished shards of a folder; refuse it where one is torn or another encoder's."""
-    shards, wrong = finished(folder)
-    for file, shard in shards.items():
+    shards, wrong = _finished(folder, folder.sizes() or {})
+    for name, shard in shards.items():
         if shard.encoder != encoder.encoder_id:
             wrong.append(
-                f"{file}: a shard of the encoder {shard.encoder_name} ({shard.encoder}), and this one is "
-                f"{encoder.name} ({encoder.encoder_id}). Use another folder."
+                f"{folder.called(name)}: a shard of the encoder {shard.encoder_name} ({shard.encoder}), and this one "
+                f"is {encoder.name} ({encoder.encoder_id}). Use another folder."
             )
     _refuse(wrong)
     return shards
 
 
-def identities(files: Sequence[Path]) -> pyarrow.Table:
+def identities(folder: Folder, names: Iterable[str]) -> pyarrow.Table:
     """Return which examples, with which texts, are in the files: example_id, content_hash."""
-    import pyarrow.parquet
+    import pyarrow
 
     schema = pyarrow.schema([("example_id", pyarrow.int64()), ("content_hash", pyarrow.string())])
-    tables = [pyarrow.parquet.read_table(file, columns=IDENTITY).cast(schema) for file in files]
+    tables = [_read(folder, name, IDENTITY).cast(schema) for name in names]
     return pyarrow.concat_tables([schema.empty_table(), *tables])
 
 
-def faults(store: Store, folder: Path) -> Iterator[str]:
+def _read(folder: Folder, name: str, columns: list[str] | None = None) -> pyarrow.Table:
+    import pyarrow.parquet
+
+    with folder.open(name) as opened:
+        return pyarrow.parquet.read_table(opened, columns=columns)
+
+
+def faults(store: Store, folder: Folder) -> Iterator[str]:
     """Yield what is wrong with the shards of a folder, and what they and the store lack."""
     shards, wrong = finished(folder)
     yield from wrong
-    yield from _unfit(store, shards)
-    for file in sorted(folder.glob(f"*{SUFFIX}")):
-        if not _manifest(file).exists():
-            yield f"{file}: has no manifest, so it is unfinished. {AGAIN}"
+    yield from _unfit(store, folder, shards)
+    sizes = folder.sizes() or {}
+    for name in (name for name in sizes if name.endswith(SUFFIX)):
+        if name.removesuffix(SUFFIX) + MANIFEST not in sizes:
+            yield f"{folder.called(name)}: has no manifest, so it is unfinished. {AGAIN}"
     for encoder in {shard.encoder: shard for shard in shards.values()}.values():
-        files = [file for file, shard in shards.items() if shard.encoder == encoder.encoder]
-        with store.registered(sharded=identities(files)):
+        names = [name for name, shard in shards.items() if shard.encoder == encoder.encoder]
+        with store.registered(sharded=identities(folder, names)):
             lacking = store.named("shards", "lacking", {"encoder": encoder.encoder}).fetchall()
         for n, example in lacking:
             if n:
@@ -171,7 +170,7 @@ def faults(store: Store, folder: Path) -> Iterator[str]:
                 )
 
 
-def attach(store: Store, folder: Path, progress: Progress) -> Attached:
+def attach(store: Store, folder: Folder, progress: Progress) -> Attached:
     """Bring the encodings of a folder of shards into the store: those that it does not have.
 
     Every file's hash and encoder is checked before the first row is written; a file is one transaction, so what was
@@ -181,9 +180,11 @@ def attach(store: Store, folder: Path, progress: Progress) -> Attached:
         InputError: the folder has no finished shard.
         MismatchError: a shard is torn, altered or of an encoder that the store does not have; each is named.
     """
+    import pyarrow
+
     store.require_writable()
     shards, wrong = finished(folder)
-    _refuse([*wrong, *_unfit(store, shards)])
+    _refuse([*wrong, *_unfit(store, folder, shards)])
     if not shards:
         raise InputError(
             f"{folder}: no finished shard. Make them: attrstore ingest gradients --shards {folder}"
@@ -192,10 +193,12 @@ def attach(store: Store, folder: Path, progress: Progress) -> Attached:
     total = sum(shard.rows for shard in shards.values())
     store.execute("SET checkpoint_threshold = $size", {"size": CHECKPOINT_AT})
     with recorded(store, "attach", folder=str(folder), shards=len(shards)) as run:
-        for file, shard in shards.items():
-            where = {"file": str(file), "encoder": shard.encoder, "first": shard.first, "last": shard.last}
-            with store.transaction():
-                ((fitting,),) = store.named("shards", "fitting", {"file": str(file)}).fetchall()
+        for name, shard in shards.items():
+            where = {"encoder": shard.encoder, "first": shard.first, "last": shard.last}
+            rows = _read(folder, name)
+            rows = rows.append_column("place", pyarrow.array(range(len(rows))))
+            with store.transaction(), store.registered(shard=rows):
+                ((fitting,),) = store.named("shards", "fitting").fetchall()
                 ((added,),) = store.named("shards", "attach", where).fetchall()
             run.rows += added
             done.known += fitting - added
@@ -208,15 +211,16 @@ def attach(store: Store, folder: Path, progress: Progress) -> Attached:
     return done
 
 
-def _unfit(store: Store, shards: dict[Path, Shard]) -> Iterator[str]:
+def _unfit(store: Store, folder: Folder, shards: dict[str, Shard]) -> Iterator[str]:
     known = {encoder.encoder_id for encoder in encoders.load_all(store)}
-    for file, shard in shards.items():
+    for name, shard in shards.items():
+        file = folder.called(name)
         if shard.encoder not in known:
             yield (
                 f"{file}: a shard of the encoder {shard.encoder_name} ({shard.encoder}), which {store.path} does "
                 "not have. Attach it to the store that it was made from."
             )
-        elif (found := _sha256(file)) != shard.sha256:
+        elif (found := _sha256(folder, name)) != shard.sha256:
             yield (
                 f"{file}: altered: its sha256 is {found[:16]}..., and its manifest says {shard.sha256[:16]}.... {AGAIN}"
             )

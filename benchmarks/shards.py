@@ -23,6 +23,7 @@ import pyarrow
 
 import attrstore
 from attrstore import shards
+from attrstore.folders import folder_at
 from attrstore.ingest.encode.job import SHARD
 from attrstore.progress import silent
 from attrstore.vectors import encoders
@@ -91,10 +92,10 @@ def time_attach(n: int) -> None:
             }
             columns = {"example_id": list(ids), "n_tokens": [50] * len(ids), "loss": [1.0] * len(ids)}
             rest = {"status": ["ok"] * len(ids), "content_hash": ["0"] * len(ids)}
-            shards.write(into, part, encoder, pyarrow.table({**columns, **blobs, **rest}))
+            shards.write(folder_at(into), part, encoder, pyarrow.table({**columns, **blobs, **rest}))
         size = sum(file.stat().st_size for file in into.iterdir())
         began, before = time.perf_counter(), time.process_time()
-        done = shards.attach(store, into, silent)
+        done = shards.attach(store, folder_at(into), silent)
         store.execute("CHECKPOINT")
         seconds = time.perf_counter() - began
         print(

@@ -115,7 +115,7 @@ def options_shown(*arguments: str) -> set[str]:
 
 @pytest.mark.parametrize("before", [(), ("facts.duckdb",), ("facts.duckdb", "--top-k", "3")])
 def test_the_help_of_score_shows_the_options_of_the_method(before: tuple[str, ...]) -> None:
-    common = {"--name", "--top-k", "--where", "--group-by"}
+    common = {"--name", "--top-k", "--where", "--group-by", "--engine", "--workers"}
     assert options_shown() == common
     assert options_shown(*before, "bm25") == common | {"--engine", "--variant", "--k1", "--b", "--epsilon"}
     assert options_shown(*before, "datainf") == common | {"--encoder", "--norm", "--damping", "--device"}

@@ -14,6 +14,7 @@ import attrstore
 from attrstore.cli import main as cli
 from attrstore.vectors import codes, curvature, encoders, scan
 from attrstore.vectors.encoders import Encoder
+from attrstore.vectors.ends import Ends
 
 BLOCKS = encoders.make_blocks([(f"m{i}", 256) for i in range(8)])
 METHODS = ("dot", "cosine", "cosine-block", "trak", "trackstar", "trackstar-block")
@@ -94,12 +95,10 @@ def test_a_pair_has_one_score_where_two_batches_round_it_apart() -> None:
     scores = torch.tensor([[3.0, 2.0, 2.0, 1.0]])
     above = torch.nextafter(torch.tensor([2.0]), torch.tensor([3.0]))
     labelled = torch.tensor([0, 0]), torch.tensor([2, 3]), torch.cat([above, torch.tensor([2.0])])
-
-    def stream():  # type: ignore[no-untyped-def]
-        yield torch.tensor([0, 1]), scores[:, :2].clone()
-        yield torch.tensor([2, 3]), scores[:, 2:].clone()
-
-    ranked, _ = scan.rank(stream, [7], 1, labelled, opponents=False)
+    ends = Ends([7], 1, labelled, opponents=False)
+    ends.add(torch.tensor([0, 1]), scores[:, :2].clone())
+    ends.add(torch.tensor([2, 3]), scores[:, 2:].clone())
+    ranked = ends.ranked()
     found = dict(
         zip(
             ranked.example_ids.tolist(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from attrstore.ingest.encode.gradients import ingest_gradients
 from attrstore.ingest.encode.representations import ingest_representations
 from attrstore.methods.parts import Parts
 from attrstore.scoring import score
-from attrstore.vectors import encoders, scan
+from attrstore.vectors import encoders
+from attrstore.vectors.ends import Ends
 from tests import tiny
 
 QUERIES = [("a b c", " d"), ("north of the", " river"), ("e f", " stone b")]
@@ -193,19 +195,26 @@ def test_repsim_is_the_cosine_of_last_hidden_states(tmp_path: Path, model: Path)
             assert found[q, e] == pytest.approx(a @ b / np.linalg.norm(a) / np.linalg.norm(b), abs=2e-3)
 
 
-@pytest.mark.parametrize("chunk", [1, 7, 100])
-def test_ranking_a_stream_equals_a_stable_sort(chunk: int) -> None:
+def ended(ends: Ends, parts: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> Ends:
+    for part in parts:
+        ends.add(*part)
+    return ends
+
+
+@pytest.mark.parametrize(("chunk", "workers"), [(1, 1), (7, 1), (100, 1), (7, 3), (40, 5)])
+def test_ranking_a_stream_equals_a_stable_sort(chunk: int, workers: int) -> None:
     generator = torch.Generator().manual_seed(0)
     scores = torch.randint(0, 12, (3, 100), generator=generator).float()  # many ties
     ids = torch.randperm(100, generator=generator)
     rows, columns = torch.tensor([0, 1, 1, 2]), torch.tensor([5, 50, 99, 42])
 
-    def stream() -> Any:
-        for part in torch.arange(100).split(chunk):
-            yield ids[part], scores[:, part]
-
-    ranked, total = scan.rank(stream, [10, 11, 12], 6, (rows, ids[columns], scores[rows, columns]))
-    assert total == 100
+    labelled = rows, ids[columns], scores[rows, columns]
+    batches = [(ids[part], scores[:, part]) for part in torch.arange(100).split(chunk)]
+    ends = Ends([10, 11, 12], 6, labelled)
+    for worker in reversed(range(workers)):  # one of them may have seen nothing
+        ends.merge(ended(Ends([10, 11, 12], 6, labelled), batches[worker::workers]))
+    ranked = ends.ranked()
+    assert ends.total == 100
     found = {(q, e): (r, s) for q, e, r, s in zip(*(c.tolist() for c in ranked), strict=True)}
     for row in range(3):
         order = sorted(range(100), key=lambda c: (-float(scores[row, c]), int(ids[c])))
@@ -219,12 +228,8 @@ def test_ranking_a_stream_equals_a_stable_sort(chunk: int) -> None:
 
 
 def test_the_two_ends_of_tied_scores_do_not_overlap() -> None:
-    ranked, _ = scan.rank(
-        lambda: iter([(torch.arange(6), torch.ones(1, 6))]),
-        [0],
-        3,
-        (torch.empty(0).long(),) * 2 + (torch.empty(0),),
-    )
+    none = torch.empty(0).long(), torch.empty(0).long(), torch.empty(0)
+    ranked = ended(Ends([0], 3, none), [(torch.arange(6), torch.ones(1, 6))]).ranked()
     assert dict(zip(ranked.example_ids.tolist(), ranked.ranks.tolist(), strict=True)) == {
         0: 1, 1: 2, 2: 3, 5: -1, 4: -2, 3: -3}  # fmt: skip
 
@@ -234,7 +239,7 @@ def test_a_labelled_pair_has_one_score_and_the_rank_of_that_score(example: int, 
     """Scored in a batch of its own, it may round otherwise; that score stands in the ranking too."""
     scores = torch.arange(10.0, 0, -1).unsqueeze(0)
     labelled = torch.tensor([0]), torch.tensor([example]), torch.tensor([own])
-    ranked, _ = scan.rank(lambda: iter([(torch.arange(10), scores)]), [0], 2, labelled)
+    ranked = ended(Ends([0], 2, labelled), [(torch.arange(10), scores)]).ranked()
     found = dict(zip(ranked.example_ids.tolist(), ranked.ranks.tolist(), strict=True))
     values = [*range(10, 0, -1)]
     order = sorted(range(10), key=lambda e: (-(own if e == example else values[e]), e))

@@ -20,7 +20,8 @@ import attrstore
 from attrstore import shards
 from attrstore.cli import main
 from attrstore.errors import InputError, MismatchError
-from attrstore.ingest.encode import job, workers
+from attrstore.folders import folder_at
+from attrstore.ingest.encode import job, processes, workers
 from attrstore.ingest.encode.embeddings import ingest_embeddings
 from attrstore.ingest.encode.gradients import ingest_gradients
 from attrstore.ingest.encode.representations import ingest_representations
@@ -51,7 +52,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def small_ranges(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(job, "SHARD", 16)
-    monkeypatch.setattr(workers, "START", "fork")  # which inherits the line above, and what is imported
+    monkeypatch.setattr(processes, "START", "fork")  # which inherits the line above, and what is imported
 
 
 @pytest.fixture
@@ -98,7 +99,7 @@ def gradients(path: Path, model: Path, rank: int = 0, size: int = 1, **options: 
 
 def attached(path: Path) -> shards.Attached:
     with attrstore.open(path, writable=True) as store:
-        return shards.attach(store, path.parent / "shards", silent)
+        return shards.attach(store, folder_at(path.parent / "shards"), silent)
 
 
 def tables(path: Path) -> list[list[tuple[Any, ...]]]:
@@ -146,7 +147,7 @@ def test_a_rank_that_never_starts_is_missed_and_made_up_for(
 ) -> None:
     gradients(path, model, 1, 2)
     with attrstore.open(path) as store:
-        (fault,) = shards.faults(store, path.parent / "shards")
+        (fault,) = shards.faults(store, folder_at(path.parent / "shards"))
     assert "38 examples have no encoding" in fault
     assert "for one e-0. Run the same attrstore ingest" in fault
     assert attached(path).missing == 38
@@ -177,7 +178,7 @@ def test_kill_9_in_mid_shard_costs_that_file_and_no_more(path: Path, model: Path
     kept = 0
     for batch in (2, 7, 3):
         kill_at(path, model, batch)
-        found, wrong = shards.finished(folder)
+        found, wrong = shards.finished(folder_at(folder))
         assert wrong == []
         assert len(found) >= kept
         kept = len(found)
@@ -194,8 +195,8 @@ def test_fifty_kills(path: Path, model: Path, alone: list[Any]) -> None:
         if number % 10 == 0:
             shutil.rmtree(path.parent / "shards", ignore_errors=True)
         kill_at(path, model, draw.choice((1, 1, 1, 2)) if number % 10 > 2 else draw.randint(1, 3))
-        assert shards.finished(path.parent / "shards")[1] == []
-    assert len(shards.finished(path.parent / "shards")[0]) < 5
+        assert shards.finished(folder_at(path.parent / "shards"))[1] == []
+    assert len(shards.finished(folder_at(path.parent / "shards"))[0]) < 5
     gradients(path, model)
     attached(path)
     assert tables(path) == alone
@@ -276,7 +277,7 @@ def test_all_that_is_wrong_is_named_and_the_store_stays(made: Path, model: Path,
     for harm, file in zip(HARMS, files, strict=True):
         harm(file)
     with attrstore.open(made) as store:
-        faults = list(shards.faults(store, made.parent / "shards"))
+        faults = list(shards.faults(store, folder_at(made.parent / "shards")))
     with pytest.raises(MismatchError) as at_attach:
         attached(made)
     with pytest.raises(MismatchError) as at_ingest:
@@ -302,7 +303,7 @@ def test_a_file_without_a_manifest_is_made_again(made: Path, model: Path) -> Non
     file.with_suffix(".json").unlink()
     cut(file)
     with attrstore.open(path) as store:
-        faults = list(shards.faults(store, file.parent))
+        faults = list(shards.faults(store, folder_at(file.parent)))
     assert faults[0].startswith(f"{file}: has no manifest, so it is unfinished.")
     assert "16 examples have no encoding" in faults[1]
     assert gradients(path, model).shards == 1
@@ -318,12 +319,12 @@ def test_a_folder_is_of_one_encoder(made: Path, model: Path) -> None:
     other = path.with_name("other.duckdb")
     with attrstore.open(other, create=True) as store:
         with pytest.raises(MismatchError, match=r"which .*other\.duckdb does not have"):
-            shards.attach(store, path.parent / "shards", silent)
+            shards.attach(store, folder_at(path.parent / "shards"), silent)
         assert store.value("SELECT count(*) FROM runs") == 0
         (path.parent / "empty").mkdir()
         for folder, said in (("empty", "no finished shard"), ("nothing", "no such folder")):
             with pytest.raises(InputError, match=said):
-                shards.attach(store, path.parent / folder, silent)
+                shards.attach(store, folder_at(path.parent / folder), silent)
 
 
 @pytest.mark.parametrize(
@@ -357,7 +358,7 @@ def test_a_worker_that_fails_is_named(path: Path, model: Path, monkeypatch: pyte
             os.kill(os.getpid(), signal.SIGKILL)
         raise InputError("no such thing.")
 
-    monkeypatch.setattr(workers, "write_shards", fail)
+    monkeypatch.setattr(processes, "write_shards", fail)
     with pytest.raises(attrstore.errors.AttrstoreError) as error:
         workers.encode_with_workers(path, "gradient", 2, model=model)
     assert str(error.value).splitlines() == [

@@ -12,7 +12,9 @@ import attrstore
 from attrstore.cli.common import counted, format_option, full_option, store_argument
 from attrstore.cli.options import PATH, fields_of
 from attrstore.cli.score_options import ScoreCommand, listed_methods
+from attrstore.errors import InputError, flag
 from attrstore.formats import write
+from attrstore.methods import find
 from attrstore.terminal import from_here, print_table, say, say_wrapped
 from attrstore.workflows.options import AskFields, AskOptions
 
@@ -52,24 +54,39 @@ if TYPE_CHECKING:
     help="Describe the scores of all examples, not only those kept, by this column: source, or a key of the metadata. "
     "See group_report.",
 )  # fmt: skip
+@click.option(
+    "--engine",
+    type=click.Choice(["ray"]),
+    help="Have the workers of a Ray cluster scan the encodings: the one at RAY_ADDRESS, else one of this machine. "
+    "[default: this process scans them]",
+)
+@click.option(
+    "--workers", type=int, metavar="N", help="With --engine: how many.  [default: one for each CPU]"
+)
 def score_command(
     store: Path,
     method: str,
-    name: str | None,
-    top_k: int,
-    where: str | None,
     group_by: str | None,
+    engine: str | None,
+    workers: int | None,
     **options: Any,
 ) -> None:
     """Rank every example for every query by METHOD, and keep the result."""
-    from attrstore.scoring import score
+    from attrstore.scoring import score, score_on_ray
 
     given = {option: value for option, value in options.items() if value is not None}
-    with attrstore.open(store, writable=True) as opened, counted("examples scanned") as progress:
-        scoring = score(
-            opened, method, name=name, top_k=top_k, where=where, group_by=group_by, progress=progress, **given
-        )
-        over, by = _about(opened, scoring.name)
+    if engine is not None and "engine" in find(method).option_names:
+        given["engine"], engine = engine, None
+    _refuse_apart(engine, workers, group_by)
+    if engine is None:
+        with attrstore.open(store, writable=True) as opened, counted("examples scanned") as progress:
+            scoring = score(opened, method, group_by=group_by, progress=progress, **given)
+            over, by = _about(opened, scoring.name)
+    else:
+        with counted("examples scanned") as progress:
+            scoring = score_on_ray(store, method, workers=workers, progress=progress, **given)
+        with attrstore.open(store) as opened:
+            over, by = _about(opened, scoring.name)
     say_wrapped(over, indent=2)
     say_wrapped(f"{scoring.n_scores:,} pairs kept{by}.", indent=2)
     if group_by is not None:
@@ -77,6 +94,15 @@ def score_command(
         say(f"Next: attrstore sql {store} {rows}")
         return
     say(f"Next: attrstore report {store}")
+
+
+def _refuse_apart(engine: str | None, workers: int | None, group_by: str | None) -> None:
+    if engine is None and workers is not None:
+        raise InputError(f"{flag('workers')} {workers}: goes with {flag('engine')} ray")
+    if engine is not None and group_by is not None:
+        raise InputError(
+            f"{flag('group_by')} {group_by}: needs every score in one process. Leave {flag('engine')} out."
+        )
 
 
 @click.command("ask")

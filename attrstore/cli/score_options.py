@@ -32,8 +32,9 @@ class ScoreCommand(click.Command):
         common = super().get_params(ctx)
         if method is None:
             return common
-        own = click_options(method.options, left_open=True, only=method.option_names)
-        return [*common[:-1], *own, common[-1]]  # --help stays the last
+        own = list(click_options(method.options, left_open=True, only=method.option_names))
+        names = {option.name for option in own}  # a method's own engine is none of the scan's
+        return [*(p for p in common[:-1] if p.name not in names), *own, common[-1]]  # --help stays the last
 
     def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Describe the method, where one is named, and else all of them."""

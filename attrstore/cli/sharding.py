@@ -11,7 +11,6 @@ import click
 
 import attrstore
 from attrstore.cli.common import counted, store_argument
-from attrstore.cli.options import PATH
 from attrstore.errors import InputError, flag
 from attrstore.terminal import say
 
@@ -22,9 +21,9 @@ if TYPE_CHECKING:
 
 OPTIONS = (
     click.option(
-        "--shards", type=PATH, metavar="FOLDER",
+        "--shards", metavar="FOLDER",
         help="Write what is encoded there, as files, and leave the store open to readers; attrstore attach brings it "
-        "in.",
+        "in. Or a URL that fsspec knows, such as s3://bucket/shards.",
     ),
     click.option(
         "--shard-rank", type=int, metavar="N",
@@ -43,6 +42,11 @@ OPTIONS = (
         "--devices", metavar="NAMES",
         help="Of the workers, one each in turn: cuda:0,cuda:1. Without --workers as many as these.",
     ),
+    click.option(
+        "--engine", type=click.Choice(("processes", "ray")),
+        help="What the workers are: processes of this machine, or of a Ray cluster: the one at RAY_ADDRESS, else one "
+        "of this machine.  [default: processes]",
+    ),
 )  # fmt: skip
 
 
@@ -57,7 +61,7 @@ def shardable(kind: str, scores: str) -> Callable[[Any], Any]:
     def decorate(function: Any) -> Any:
         @wraps(function)
         def command(store: Path, **given: Any) -> None:
-            names = ("shards", "shard_rank", "world_size", "workers", "devices")
+            names = ("shards", "shard_rank", "world_size", "workers", "devices", "engine")
             sharding = {name: given.pop(name) for name in names}
             if all(value is None for value in sharding.values()):
                 function(store, **given)
@@ -66,7 +70,7 @@ def shardable(kind: str, scores: str) -> Callable[[Any], Any]:
                 raise InputError(
                     "shards are of one model: give each checkpoint as --model, with its own folder."
                 )
-            if sharding["workers"] is None and sharding["devices"] is None:
+            if all(sharding[name] is None for name in ("workers", "devices", "engine")):
                 _write_shards(store, kind, sharding, given)
             else:
                 _run_workers(store, kind, scores, sharding, given)
@@ -102,14 +106,14 @@ def _run_workers(
 
     if sharding["shard_rank"] is not None or sharding["world_size"] is not None:
         raise InputError(
-            f"{flag('workers')} and {flag('devices')} number their own workers: leave {flag('shard_rank')} and "
-            f"{flag('world_size')} out."
+            f"{flag('workers')}, {flag('devices')} and {flag('engine')} number their own workers: leave "
+            f"{flag('shard_rank')} and {flag('world_size')} out."
         )
     devices = [name.strip() for name in (sharding["devices"] or "").split(",") if name.strip()]
     with counted("encoding examples") as progress:
         attached = encode_with_workers(
-            store, kind, sharding["workers"], folder=sharding["shards"], devices=devices, progress=progress,
-            tell=_tell, **options,
+            store, kind, sharding["workers"], engine=sharding["engine"] or "processes", folder=sharding["shards"],
+            devices=devices, progress=progress, tell=_tell, **options,
         )  # fmt: skip
     _report(store, attached)
     say(f"Next: attrstore score {store} {scores}")
@@ -117,20 +121,22 @@ def _run_workers(
 
 @click.command("attach")
 @store_argument
-@click.argument("folder", type=click.Path(path_type=Path))
-def attach_command(store: Path, folder: Path) -> None:
+@click.argument("folder")
+def attach_command(store: Path, folder: str) -> None:
     """Bring in the encodings that attrstore ingest with --shards wrote in a folder.
 
     Every file is held against the hash and the encoder in its manifest first; one that is torn, altered or of another
-    encoder is named, and the store stays as it was. What the store has already is left out. The files stay.
+    encoder is named, and the store stays as it was. What the store has already is left out. The files stay. FOLDER may
+    be a URL, as for --shards.
 
     \b
     Example: attrstore attach facts.duckdb shards
     """
+    from attrstore.folders import folder_at
     from attrstore.shards import attach
 
     with attrstore.open(store, writable=True) as opened, counted("attaching encodings") as progress:
-        attached = attach(opened, folder, progress)
+        attached = attach(opened, folder_at(folder), progress)
     _report(store, attached)
 
 

@@ -12,7 +12,6 @@ import click
 
 import attrstore
 from attrstore.cli.common import format_option, store_argument
-from attrstore.cli.options import PATH
 from attrstore.formats import write
 from attrstore.terminal import print_pairs, print_table, say, say_wrapped
 
@@ -91,14 +90,14 @@ def backup_command(store: Path, copy: Path) -> None:
 @click.command("check")
 @store_argument
 @click.option(
-    "--shards", type=PATH, metavar="FOLDER",
+    "--shards", metavar="FOLDER",
     help="Check what attrstore ingest wrote there too: that every file is whole, and none is missing.",
 )  # fmt: skip
 @click.option(
     "--expect", metavar="DIGEST", help="Fail where the store is another than attrstore backup copied."
 )
 @format_option()
-def check_command(store: Path, shards: Path | None, expect: str | None, output_format: str) -> None:
+def check_command(store: Path, shards: str | None, expect: str | None, output_format: str) -> None:
     """Check that a store's tables agree with each other; exit code 1 if they do not.
 
     \b

@@ -11,12 +11,14 @@ from attrstore.progress import Progress, silent
 from attrstore.vectors.encoders import COMMANDS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     import pyarrow
     from torch import Tensor
 
+    from attrstore.methods.linear_map import Side
     from attrstore.store import Store
+    from attrstore.vectors.ends import Ends
 
 O = TypeVar("O", bound=Options)  # noqa: E741
 
@@ -31,6 +33,9 @@ class Request:
     opponents: bool = True  # rank the weak end too
     # Sees every example once: ids [n] and scores [queries, n]. Methods that scan encodings call it.
     observe: Callable[[Tensor, Tensor], None] | None = None
+    # Scans the encodings elsewhere, part by part, for what has both ends of nothing yet. A method that scans those of
+    # one encoder calls it.
+    elsewhere: Callable[[Store, Side, Ends], Iterator[Ends]] | None = None
 
     def options_as(self, kind: type[O]) -> O:
         """Return the options as the class that the method declares; its defaults, where there are none."""

@@ -13,6 +13,7 @@ phi(z), with the norms of these two.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from attrstore.methods.base import Ranking
@@ -59,38 +60,65 @@ def rank_vectors(
     """Rank the selected examples for query vectors [q, D], which need not be in the store."""
     from attrstore.vectors import scan
 
-    score, spec = scorer(store, encoder, parts, vectors)
+    side, spec = asked_side(store, encoder, parts, vectors)
+    score = side.scorer(store)
 
     def scored(statement: str) -> Iterator[tuple[Tensor, Tensor]]:
         for chunk in scan.chunks(store, encoder, statement, vectors.device):
             yield chunk.example_ids, score(chunk)
 
-    ranked, total = rank_scored(store, query_ids, scored, request, vectors.device)
+    ranked, total = rank_scored(store, query_ids, scored, request, vectors.device, side)
     spec |= {"code": encoder.code}
     return Ranking(ranked, total, spec, encoder.encoder_id, query_ids=query_ids)
+
+
+@dataclass(frozen=True)
+class Side:
+    """The queries' side of a score, ready to be held against codes."""
+
+    encoder: Encoder
+    norm: str
+    vectors: Tensor  # [q, D]: what is multiplied with phi(z); of low rank phi(q)
+    whitening: Sequence[Tensor] | None = None  # R^{-1/2} of each block
+
+    def scorer(self, store: Store) -> Callable[[Chunk], Tensor]:
+        """Return what scores a chunk for all queries: [q, n]."""
+        from attrstore.vectors import low_rank, products
+        from attrstore.vectors.kept import KeptWeights
+
+        if self.encoder.rank is not None:
+            return low_rank.scorer(self.encoder, self.norm, self.vectors)
+        prepared = products.prepare(self.encoder, self.vectors)
+        kept = KeptWeights(store, self.encoder, self.norm, prepared.units, self.whitening)
+
+        def score(chunk: Chunk) -> Tensor:
+            prepared.load(chunk)
+            weights = kept.of(chunk, lambda: _weights(prepared, chunk, self.whitening, self.norm))
+            return prepared.scores(weights)
+
+        return score
+
+
+def asked_side(
+    store: Store, encoder: Encoder, parts: Parts, vectors: Tensor
+) -> tuple[Side, dict[str, object]]:
+    """Prepare the queries' side for phi(q) [q, D]; return it, and the parts as they were applied."""
+    from attrstore.vectors import low_rank
+
+    if encoder.rank is not None:
+        if parts.curvature != "none":
+            low_rank.refuse(encoder, "a curvature")
+        return Side(encoder, parts.norm, vectors), {**parts.spec, "mixing": None}
+    vectors, whitening, mixing = query_side(store, encoder, parts, vectors)
+    return Side(encoder, parts.norm, vectors, whitening), {**parts.spec, "mixing": mixing}
 
 
 def scorer(
     store: Store, encoder: Encoder, parts: Parts, vectors: Tensor
 ) -> tuple[Callable[[Chunk], Tensor], dict[str, object]]:
-    """Prepare the query side: what scores a chunk for all queries [q, n], and the parts as they were applied."""
-    from attrstore.vectors import low_rank, products
-    from attrstore.vectors.kept import KeptWeights
-
-    if encoder.rank is not None:
-        if parts.curvature != "none":
-            low_rank.refuse(encoder, "a curvature")
-        return low_rank.scorer(encoder, parts.norm, vectors), {**parts.spec, "mixing": None}
-    vectors, whitening, mixing = query_side(store, encoder, parts, vectors)
-    prepared = products.prepare(encoder, vectors)
-    kept = KeptWeights(store, encoder, parts.norm, prepared.units, whitening)
-
-    def score(chunk: Chunk) -> Tensor:
-        prepared.load(chunk)
-        weights = kept.of(chunk, lambda: _weights(prepared, chunk, whitening, parts.norm))
-        return prepared.scores(weights)
-
-    return score, {**parts.spec, "mixing": mixing}
+    """Return what scores a chunk for all queries [q, n], and the parts as they were applied."""
+    side, spec = asked_side(store, encoder, parts, vectors)
+    return side.scorer(store), spec
 
 
 def query_side(
@@ -124,7 +152,7 @@ def query_side(
     return vectors, whitening, mixing
 
 
-def _weights(prepared: Products, chunk: Chunk, whitening: list[Tensor] | None, norm: str) -> Tensor:
+def _weights(prepared: Products, chunk: Chunk, whitening: Sequence[Tensor] | None, norm: str) -> Tensor:
     """Return what each block of a code weighs in its example's score: [n, B].
 
     A code c stands for phi = |phi| c / |c|, block by block; the score divides A phi by the method's norm. A block
@@ -157,34 +185,35 @@ def rank_scored(
     scored: Callable[[str], Iterator[tuple[Tensor, Tensor]]],
     request: Request,
     device: torch.device,
+    side: Side | None = None,
 ) -> tuple[pyarrow.Table, int]:
     """Rank a stream of (example_ids [n], scores [q, n]); return the pairs and how many were ranked.
 
     Args:
         scored: starts the stream over the examples of a statement of `sql/statements/scoring.sql`: `encoded`, and
             `labelled_codes` for the labelled ones, whose exact ranks are wanted.
+        side: what scores the codes, where the stream is a scan that may be made elsewhere.
     """
     import torch
 
     from attrstore.vectors import scan
+    from attrstore.vectors.ends import Ends
 
     n_selected = int(store.value("SELECT count(*) FROM selected_examples"))
-
-    def watched() -> Iterator[tuple[Tensor, Tensor]]:
-        done = 0
-        for ids, scores in scored("encoded"):
-            yield ids, scores
-            if request.observe is not None:
-                request.observe(ids, scores)
-            done += len(ids)
-            request.progress(done, n_selected)
-
     with torch.inference_mode(), store.cache_of(scan.CACHE_BYTES):
         labelled = _labelled(store, query_ids, scored, device)
-        ranked, total = scan.rank(
-            watched, query_ids, request.top_k, labelled, device, opponents=request.opponents
-        )
-    return ranked.table(), total
+        ends = Ends(query_ids, request.top_k, labelled, device, opponents=request.opponents)
+        if request.elsewhere is not None and side is not None:
+            for part in request.elsewhere(store, side, ends):
+                ends.merge(part)
+                request.progress(ends.total, n_selected)
+            return ends.ranked().table(), ends.total
+        for ids, scores in scored("encoded"):
+            ends.add(ids, scores)
+            if request.observe is not None:
+                request.observe(ids, scores)
+            request.progress(ends.total, n_selected)
+    return ends.ranked().table(), ends.total
 
 
 def _normalised(vectors: Tensor, blocks: Sequence[Block], norm: str, of: Tensor) -> Tensor:

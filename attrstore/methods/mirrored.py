@@ -43,7 +43,7 @@ def rank(store: Store, request: Request) -> Ranking:
     import torch
 
     from attrstore.ingest.measure.mirrored import score_selected
-    from attrstore.vectors import scan
+    from attrstore.vectors.ends import Ends
 
     found = score_selected(store, request.options_as(MirroredOptions), request.progress)
     row_of = {query_id: row for row, query_id in enumerate(found.query_ids)}
@@ -55,10 +55,9 @@ def rank(store: Store, request: Request) -> Ranking:
     ]
     rows, columns = torch.tensor(places, dtype=torch.long).view(-1, 2).unbind(dim=1)
     labelled = rows, found.example_ids[columns], found.scores[rows, columns]
-    ranked, total = scan.rank(
-        lambda: iter([(found.example_ids, found.scores)]), found.query_ids, request.top_k, labelled
-    )
-    return Ranking(ranked.table(), total, found.spec, query_ids=found.query_ids)
+    ends = Ends(found.query_ids, request.top_k, labelled)
+    ends.add(found.example_ids, found.scores)
+    return Ranking(ends.ranked().table(), ends.total, found.spec, query_ids=found.query_ids)
 
 
 MIRRORED = Method(

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from attrstore.store import Store
-    from attrstore.vectors.encoders import Encoder
+    from attrstore.vectors.encoders import Block, Encoder
 
 CURVATURE_ROWS = 65_536  # of the corpus; more would not change a matrix of some hundred rows
 
@@ -80,8 +80,6 @@ def corpus_curvature(store: Store, encoder: Encoder, device: torch.device) -> li
     It is kept when it takes less than a tenth of the codes' own bytes. On a smaller corpus reading it would
     save less than the file would grow, and it is computed anew.
     """
-    import pyarrow
-
     from attrstore.vectors import codes, curvature
 
     key = {"encoder": encoder.encoder_id, "side": "corpus"}
@@ -103,22 +101,30 @@ def corpus_curvature(store: Store, encoder: Encoder, device: torch.device) -> li
         )
     matrices = moment.matrices()
     size = sum(block.length * (block.length + 1) for block in encoder.blocks)
-    if store.writable and size * 10 < encoded * codes.CODES[encoder.code].n_bytes(encoder.dimensions):
+    if size * 10 < encoded * codes.CODES[encoder.code].n_bytes(encoder.dimensions):
         packed = [curvature.pack(matrix.cpu()) for matrix in matrices]
-        table = pyarrow.table(
-            {
-                "block": [block.name for block in encoder.blocks],
-                "n": pyarrow.array([encoded] * len(packed), pyarrow.int64()),
-                "scale": [scale for scale, _ in packed],
-                "matrix": pyarrow.array([matrix for _, matrix in packed], pyarrow.large_binary()),
-            }
-        )
-        with store.transaction(), store.registered(moments=table):
-            store.named("scoring", "drop_curvature", key)
-            store.named("scoring", "insert_curvature", key)
+        if store.writable:
+            _keep(store, key, encoded, dict(zip(encoder.blocks, packed, strict=True)))
         # As the next call will read them, so that it gives the same scores.
         matrices = [
             curvature.unpack(*of_block, block.length).to(device)
             for of_block, block in zip(packed, encoder.blocks, strict=True)
         ]
     return matrices
+
+
+def _keep(store: Store, key: dict[str, str], encoded: int, packed: dict[Block, tuple[float, bytes]]) -> None:
+    """Write a curvature, in the place of one of fewer encodings."""
+    import pyarrow
+
+    table = pyarrow.table(
+        {
+            "block": [block.name for block in packed],
+            "n": pyarrow.array([encoded] * len(packed), pyarrow.int64()),
+            "scale": [scale for scale, _ in packed.values()],
+            "matrix": pyarrow.array([matrix for _, matrix in packed.values()], pyarrow.large_binary()),
+        }
+    )
+    with store.transaction(), store.registered(moments=table):
+        store.named("scoring", "drop_curvature", key)
+        store.named("scoring", "insert_curvature", key)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ import pyarrow
 import attrstore
 from attrstore import shards
 from attrstore.errors import HeldError, Interrupted
+from attrstore.folders import folder_at
 from attrstore.ingest.encode import embeddings, gradients, job, representations
 from attrstore.ingest.encode.worker import Worker
 from attrstore.ingest.stopping import ctrl_c
@@ -86,7 +88,7 @@ def write_shards(
     Args:
         path: the store; nobody may have it open in this process.
         kind: of encoder: gradient, representation, embedding.
-        folder: made if it is not there. All workers write to the same one.
+        folder: or URL; made if it is not there. All workers write to the same one.
         worker: which of how many; it takes the ranges whose number, divided by how many there are, leaves its rank.
         progress: called with the examples encoded and those to encode, of this worker.
         tell: called with a line when it has to wait.
@@ -97,16 +99,88 @@ def write_shards(
         MismatchError: an encoder of this name exists and was made differently, or a shard of the folder is torn or
             of another encoder.
     """
-    waiting, folder = Waiting(Path(path), tell), Path(folder)
-    with waiting.open() as store:
-        plan = PLANS[kind](store, **options)
-    folder.mkdir(parents=True, exist_ok=True)
-    there = shards.of_encoder(folder, plan.encoder)
-    _prepare(waiting, plan)
-    own = [file for file, shard in there.items() if worker.does(shard.part)]
-    with waiting.open() as store, store.registered(sharded=shards.identities(own)), ctrl_c() as stopped:
-        plan.prepare(store)
-        return _Share(store, plan, folder, worker, progress, stopped)()
+    with closing(Ranges(path, kind, folder, tell=tell, **options)) as ranges, ctrl_c() as stopped:
+        work = ranges.pending(worker)
+        total = sum(pending for _, pending in work)
+        done = 0
+
+        def report(rows: int) -> None:
+            nonlocal done
+            done += rows
+            progress(done, total)
+            if stopped[0]:
+                raise Interrupted(
+                    f"stopped; every finished file is in {folder}. Run the same command again to go on."
+                )
+
+        for part, _ in work:
+            ranges.write(part, report)
+        return Written(ranges.plan.encoder.name, len(work), total)
+
+
+class Ranges:
+    """The ranges of a store's examples, and a model that encodes one at a time into a file of the folder.
+
+    The store is open for reading only until it is closed. Arguments and errors are those of `write_shards`.
+
+    Args:
+        size: examples of a range.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        kind: str,
+        folder: str | Path,
+        *,
+        tell: Tell = lambda line: None,
+        size: int | None = None,
+        **options: Any,
+    ) -> None:
+        waiting, self.folder = Waiting(Path(path), tell), folder_at(folder)
+        with waiting.open() as store:
+            self.plan = PLANS[kind](store, **options)
+        self.folder.make()
+        self.there = shards.of_encoder(self.folder, self.plan.encoder)
+        self.key = {"encoder": self.plan.encoder.encoder_id, "size": size or job.SHARD}
+        _prepare(waiting, self.plan)
+        self.store = waiting.open()
+        self.plan.prepare(self.store)
+
+    def close(self) -> None:
+        """Close the store."""
+        self.store.close()
+
+    def pending(self, worker: Worker = Worker()) -> list[tuple[int, int]]:
+        """Return the worker's ranges that hold work, by number, each with how many examples have no encoding."""
+        own = [file for file, shard in self.there.items() if worker.does(shard.part)]
+        with self.store.registered(sharded=shards.identities(self.folder, own)):
+            parts = self.store.named("shards", "ranges", self.key).fetchall()
+        return [(part, pending) for part, pending in parts if worker.does(part)]
+
+    def write(self, part: int, report: Callable[[int], None] = lambda rows: None) -> int:
+        """Encode what has no encoding in a range, write it and return how many examples that were.
+
+        Args:
+            report: called with the examples of each batch.
+        """
+        known = [file for file, shard in self.there.items() if shard.part == part]
+        with self.store.registered(sharded=shards.identities(self.folder, known)):
+            rows = self.store.named("shards", "pending", {**self.key, "shard": part}).fetchall()
+        if rows:
+            shards.write(self.folder, part, self.plan.encoder, self._encoded(rows, report))
+        return len(rows)
+
+    def _encoded(self, rows: list[Any], report: Callable[[int], None]) -> pyarrow.Table:
+        """Encode (example_id, text, shape, original, content_hash); the hash goes with the encoding."""
+        tables = []
+        for table in self.plan.examples([row[:4] for row in rows]):
+            tables.append(table)
+            report(len(table))
+        whole = pyarrow.concat_tables(tables)
+        hashes = {row[0]: row[4] for row in rows}
+        texts = pyarrow.array([hashes[key] for key in whole["example_id"].to_pylist()], pyarrow.string())
+        return whole.append_column("content_hash", texts)
 
 
 def _prepare(waiting: Waiting, plan: Plan) -> None:
@@ -138,42 +212,3 @@ def _write_queries(store: Store, plan: Plan) -> None:
         plan.prepare(store)
         with ctrl_c() as stopped:
             job.EncodingJob(store, plan, run).queries(stopped)
-
-
-@dataclass
-class _Share:
-    """The ranges of one worker that hold work, one file each; `sharded` in the store is what its files have."""
-
-    store: Store
-    plan: Plan
-    folder: Path
-    worker: Worker
-    progress: Progress
-    stopped: list[bool]
-    done: int = 0
-
-    def __call__(self) -> Written:
-        key = {"encoder": self.plan.encoder.encoder_id, "size": job.SHARD}
-        parts = self.store.named("shards", "ranges", key).fetchall()
-        work = [(part, pending) for part, pending in parts if self.worker.does(part)]
-        total = sum(pending for _, pending in work)
-        for part, _ in work:
-            rows = self.store.named("shards", "pending", {**key, "shard": part}).fetchall()
-            shards.write(self.folder, part, self.plan.encoder, self._encoded(rows, total))
-        return Written(self.plan.encoder.name, len(work), total)
-
-    def _encoded(self, rows: list[Any], total: int) -> pyarrow.Table:
-        """Encode (example_id, text, shape, original, content_hash); the hash goes with the encoding."""
-        tables = []
-        for table in self.plan.examples([row[:4] for row in rows]):
-            tables.append(table)
-            self.done += len(table)
-            self.progress(self.done, total)
-            if self.stopped[0]:
-                raise Interrupted(
-                    f"stopped; every finished file is in {self.folder}. Run the same command again to go on."
-                )
-        whole = pyarrow.concat_tables(tables)
-        hashes = {row[0]: row[4] for row in rows}
-        texts = pyarrow.array([hashes[key] for key in whole["example_id"].to_pylist()], pyarrow.string())
-        return whole.append_column("content_hash", texts)

@@ -13,6 +13,28 @@ SELECT example_id, code, scales
 FROM encodings
 WHERE encoder_id = $encoder AND code IS NOT NULL
 
+-- name: encoded_part
+-- Of the codes to scan those in a range of the table's rows.
+SELECT example_id, code, scales
+FROM encodings SEMI JOIN selected_examples USING (example_id)
+WHERE encoder_id = $encoder AND code IS NOT NULL AND encodings.rowid BETWEEN $first AND $last
+
+-- name: all_encoded_part
+SELECT example_id, code, scales
+FROM encodings
+WHERE encoder_id = $encoder AND code IS NOT NULL AND rowid BETWEEN $first AND $last
+
+-- name: parts
+-- The first and the last row of so many codes to scan each: as one scan would take them, so that all round alike.
+SELECT min(row), max(row)
+FROM (
+    SELECT encodings.rowid AS row, (row_number() OVER (ORDER BY encodings.rowid) - 1) // $size AS part
+    FROM encodings SEMI JOIN selected_examples USING (example_id)
+    WHERE encoder_id = $encoder AND code IS NOT NULL
+)
+GROUP BY part
+ORDER BY part
+
 -- name: curvature_rows
 -- The codes whose second moment is the corpus's curvature: all, or a fixed sample of a large corpus.
 SELECT example_id, code, scales

@@ -26,24 +26,23 @@ ANTI JOIN (SELECT example_id FROM encodings WHERE encoder_id = $encoder) USING (
 ANTI JOIN sharded USING (example_id, content_hash)
 
 -- name: fitting
--- How many rows of a file are of texts that the store has.
+-- How many rows of a file, which is `shard`, are of texts that the store has.
 SELECT count(*)
-FROM read_parquet($file, hive_partitioning = false) AS shard
-JOIN examples ON examples.example_id = shard.example_id AND examples.content_hash::VARCHAR = shard.content_hash
+FROM shard JOIN examples ON examples.example_id = shard.example_id AND examples.content_hash::VARCHAR = shard.content_hash
 
 -- name: attach
 -- The range is said, so that of both tables only what may match is read. Rows keep the order in which they were
 -- encoded: sums over a scan then round as in a store that a single process wrote.
 INSERT INTO encodings
 SELECT $encoder, example_id, code, scales, n_tokens, loss, status
-FROM read_parquet($file, hive_partitioning = false, file_row_number = true) AS shard
+FROM shard
 SEMI JOIN (
     SELECT example_id, content_hash::VARCHAR AS content_hash FROM examples WHERE example_id BETWEEN $first AND $last
 ) USING (example_id, content_hash)
 ANTI JOIN (
     SELECT example_id FROM encodings WHERE encoder_id = $encoder AND example_id BETWEEN $first AND $last
 ) USING (example_id)
-ORDER BY file_row_number
+ORDER BY place
 
 -- name: missing
 SELECT count(*)
