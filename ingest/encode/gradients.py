@@ -184,7 +184,8 @@ def _prepare(
             fitted.save(store, encoder, projections)
     else:
         causal.register(store, loaded)  # a model that was seen in memory only may be in a folder now
-        shares.record(store, encoder, loaded.model, maps)  # earlier versions did not write it
+        if store.writable:  # which is not that of a worker that writes shards
+            shares.record(store, encoder, loaded.model, maps)  # earlier versions did not write it
     fitted.load(store, encoder, projections)
     gradient_encoder.use(projections)
 
