@@ -96,8 +96,16 @@ def backup_command(store: Path, copy: Path) -> None:
 @click.option(
     "--expect", metavar="DIGEST", help="Fail where the store is another than attrstore backup copied."
 )
+@click.option(
+    "--repair",
+    is_flag=True,
+    help="First set right what can be derived again: rows that name nothing, rows kept twice, the lexical index.",
+)
+@click.option("--yes", is_flag=True, help="With --repair: do not ask.")
 @format_option()
-def check_command(store: Path, shards: str | None, expect: str | None, output_format: str) -> None:
+def check_command(
+    store: Path, shards: str | None, expect: str | None, repair: bool, yes: bool, output_format: str
+) -> None:
     """Check that a store's tables agree with each other; exit code 1 if they do not.
 
     \b
@@ -105,6 +113,8 @@ def check_command(store: Path, shards: str | None, expect: str | None, output_fo
     """
     from attrstore.check import check, check_shards
 
+    if repair:
+        _repair(store, yes)
     rows = []
     with attrstore.open(store) as opened:
         for finding in chain(check(opened), check_shards(opened, shards) if shards else ()):
@@ -124,6 +134,17 @@ def check_command(store: Path, shards: str | None, expect: str | None, output_fo
         say(f"Error: {store}: {wrong} of the checks failed.", err=True)
     if wrong or not _is_expected(store, expect):
         sys.exit(1)
+
+
+def _repair(store: Path, yes: bool) -> None:
+    from attrstore.workflows.repair import plan
+
+    with attrstore.open(store, writable=True) as opened:
+        found = plan(opened)
+        for step in found.steps:
+            say_wrapped(f"repair {step}", indent=7, err=True)
+        if found.steps and (yes or click.confirm("Go on?", abort=True, err=True)):
+            found.apply(opened)
 
 
 def _is_expected(store: Path, expected: str | None) -> bool:
