@@ -1,12 +1,14 @@
 """Class attribution on a model trained here: does what influences an answer share the class of its question?
 
-python -m benchmarks.class_attribution DATA [--lora] [--steps 300] [--seed 0] [--workdir DIR]
+python -m benchmarks.class_attribution DATA [--lora] [--loss completion] [--steps 300] [--seed 0] [--workdir DIR]
 
 DATA holds `train.jsonl` and `test.jsonl` (id, prompt, response, label), as released with "Do Influence Functions Work
-on Large Language Models?" (arXiv 2409.19998). Trains a small Llama on the training set, encodes and scores it, and
-prints accuracy and cover of every method with 95% intervals over the test set, beside the paper's matrices for
-Llama-2-7b-chat where DATA has them. With --lora it trains an adapter instead, the paper's setting: its base has seen
-the same texts with the responses shuffled among them, so that what the task is only the adapter knows.
+on Large Language Models?" (arXiv 2409.19998). Trains a small Llama on the training set, prompts with their
+responses as completions, encodes and scores it, and prints accuracy and cover of every method with 95% intervals over
+the test set, beside the paper's matrices for Llama-2-7b-chat where DATA has them. What is trained and encoded is the
+loss on the responses, as in the paper; with `--loss all` that on every token. With --lora it trains an adapter instead,
+the paper's setting: its base has seen the same texts with the responses shuffled among them, so that what the task is
+only the adapter knows.
 """
 
 from __future__ import annotations
@@ -22,10 +24,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 
 import attrstore
 from attrstore.demo import train
-from attrstore.demo.train import Progress, Training
+from attrstore.demo.train import Marked, Progress, Training
 from attrstore.evaluation.report import tabulate
 from attrstore.ingest.encode.gradients import ingest_gradients
 from attrstore.ingest.encode.representations import ingest_representations
@@ -33,7 +36,7 @@ from attrstore.ingest.files.corpus import ingest_corpus
 from attrstore.ingest.files.queries import ingest_queries
 from attrstore.ingest.files.scores import import_scores
 from attrstore.ingest.lexical import ingest_lexical
-from attrstore.ingest.model import causal
+from attrstore.ingest.model import causal, sequences
 from attrstore.scoring import score
 from attrstore.terminal import cell, print_table
 from benchmarks.lds import CORRECTED, PLAIN, SCORINGS
@@ -41,8 +44,11 @@ from benchmarks.published_matrices import MATRICES
 
 CUE = "\nAnswer:"  # between prompt and response, so that every prompt ends in the same token
 # Those of the LDS benchmark, and the paper's best at unit length: a long gradient is everybody's proponent otherwise.
-METHODS = SCORINGS | {"datainf, norm block": ("datainf", {"encoder": PLAIN, "norm": "block"})}
 PROMPTS = "repsim, prompts"  # as in the paper: the last token of the prompt on both sides
+METHODS = SCORINGS | {
+    "datainf, norm block": ("datainf", {"encoder": PLAIN, "norm": "block"}),
+    PROMPTS: ("repsim", {"encoder": PROMPTS}),
+}
 PUBLISHED = "Llama-2-7b, {}"
 RECIPE = Training(steps=300, batch=32, vocabulary=1000, context=128, report_every=50)
 RANK = (
@@ -62,7 +68,7 @@ class Task:
 
     @classmethod
     def read(cls, data: Path, folder: Path, seed: int) -> Task:
-        """Read the two files of `data` and write corpus, queries, prompts and the shuffled corpus to `folder`."""
+        """Read the two files of `data` and write corpus, queries and the shuffled corpus to `folder`."""
         sides = [
             [json.loads(line) for line in (data / name).read_text(encoding="utf-8").splitlines()]
             for name in ("train.jsonl", "test.jsonl")
@@ -70,9 +76,8 @@ class Task:
         task = cls(folder, *sides)
         answers = [row["response"] for row in task.train]
         shuffled = random.Random(seed).sample(answers, len(answers))
-        task._write("corpus", [text(row, row["response"]) for row in task.train])
-        task._write("shuffled", [text(*pair) for pair in zip(task.train, shuffled, strict=True)])
-        task._write("prompts", [text(row, None) for row in task.train])
+        task._write("corpus", [example(row, row["response"]) for row in task.train])
+        task._write("shuffled", [example(*pair) for pair in zip(task.train, shuffled, strict=True)])
         task._write("queries", [question(row) for row in task.test])
         return task
 
@@ -95,10 +100,14 @@ class Task:
         return len(self.train) // self.classes
 
 
-def text(row: dict[str, str], response: str | None) -> dict[str, str]:
-    """A training example: prompt and response, or the prompt alone."""
-    answer = "" if response is None else f" {response}"
-    return {"id": row["id"], "text": row["prompt"] + CUE + answer, "label": row["label"]}
+def example(row: dict[str, str], response: str) -> dict[str, str]:
+    """A training example."""
+    return {
+        "id": row["id"],
+        "prompt": row["prompt"] + CUE,
+        "completion": f" {response}",
+        "label": row["label"],
+    }
 
 
 def question(row: dict[str, str]) -> dict[str, str]:
@@ -111,19 +120,16 @@ def question(row: dict[str, str]) -> dict[str, str]:
 # Training
 
 
-def train_whole(task: Task, recipe: Training, seed: int) -> Path:
+def train_whole(task: Task, recipe: Training, loss: str, seed: int) -> Path:
     """Train every weight on the corpus."""
-    model = task.folder / "model"
-    train.train(task.file("corpus"), task.file("queries"), model, seed=seed, recipe=recipe, report=say)
-    return model
+    return from_scratch(task, "corpus", recipe, loss, seed)
 
 
-def train_adapter(task: Task, recipe: Training, seed: int) -> Path:
-    """Train a base on the shuffled corpus, freeze it, and train an adapter of it on the corpus."""
+def train_adapter(task: Task, recipe: Training, loss: str, seed: int) -> Path:
+    """Train a base on all of the shuffled corpus, freeze it, and train an adapter of it on the corpus."""
     import peft
 
-    base, folder = task.folder / "base", task.folder / "adapter"
-    train.train(task.file("shuffled"), task.file("queries"), base, seed=seed, recipe=recipe, report=say)
+    base, folder = from_scratch(task, "shuffled", recipe, "all", seed), task.folder / "adapter"
     loaded = causal.load(base, device="cpu")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -131,13 +137,45 @@ def train_adapter(task: Task, recipe: Training, seed: int) -> Path:
             r=RANK, lora_alpha=4 * RANK, target_modules="all-linear", task_type="CAUSAL_LM"
         )
         adapted = peft.get_peft_model(loaded.model, config)
-    encoded = [loaded.tokenizer(text(row, row["response"])["text"])["input_ids"] for row in task.train]
-    asked = tokens(loaded.tokenizer, task.test)
     recipe = replace(recipe, learning_rate=1e-2, weight_decay=0.0)
-    optimizer, _ = train.tune(adapted, encoded, recipe, seed=seed, asked=asked, report=say)
-    adapted.save_pretrained(folder)
-    torch.save(optimizer.state_dict(), folder / "optimizer.pt")
+    save(task, adapted, loaded.tokenizer, (task.file("corpus"), folder), recipe, loss, seed)
     return folder
+
+
+def from_scratch(task: Task, corpus: str, recipe: Training, loss: str, seed: int) -> Path:
+    """Make a tokenizer and a model, and train it."""
+    rows = read(task.file(corpus))
+    texts = [row["prompt"] + row["completion"] for row in rows]
+    tokenizer = train.make_tokenizer(texts, recipe.vocabulary, recipe.context)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = transformers.LlamaForCausalLM(train.make_config(len(tokenizer), recipe))
+    folder = task.folder / f"on {corpus}"
+    tokenizer.save_pretrained(folder)
+    save(task, model, tokenizer, (task.file(corpus), folder), recipe, loss, seed)
+    return folder
+
+
+def save(
+    task: Task, model: Any, tokenizer: Any, files: tuple[Path, Path], recipe: Training, loss: str, seed: int
+) -> None:
+    """Train what is not frozen on the tokens and the loss that ingest makes of a corpus, and save all of it."""
+    corpus, folder = files
+    rows: Any = [(i, "", "completion", json.dumps(row)) for i, row in enumerate(read(corpus))]
+    encoded = [
+        Marked(item.windows[0], [False, *item.marks[0][1:]].index(True) if item.marks else 0)
+        for item in sequences.examples(rows, tokenizer, recipe.context, "truncate", loss)
+    ]
+    optimizer, _ = train.tune(
+        model, encoded, recipe, seed=seed, asked=tokens(tokenizer, task.test), report=say
+    )
+    model.save_pretrained(folder)
+    torch.save(optimizer.state_dict(), folder / "optimizer.pt")
+
+
+def read(file: Path) -> Rows:
+    """Read jsonl."""
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
 
 
 def tokens(tokenizer: Any, rows: Rows) -> list[tuple[list[int], list[int]]]:
@@ -157,14 +195,23 @@ def say(now: Progress) -> None:
 # Attribution
 
 
-def ingest(store: attrstore.Store, task: Task, model: Path, projection_dim: int) -> None:
+def ingest(store: attrstore.Store, task: Task, model: Path, projection_dim: int, loss: str) -> None:
     """Read the files and encode the corpus twice, without and with the optimizer's state."""
     ingest_corpus(store, [task.file("corpus")])
     ingest_queries(store, [task.file("queries")])
     ingest_lexical(store)
     ingest_representations(store, model=model)
+    ingest_representations(store, model=model, pooling="prompt", name=PROMPTS)
     for name, state in ((PLAIN, "none"), (CORRECTED, model / "optimizer.pt")):
-        ingest_gradients(store, model=model, optimizer_state=state, projection_dim=projection_dim, name=name)
+        ingest_gradients(
+            store,
+            model=model,
+            optimizer_state=state,
+            projection_dim=projection_dim,
+            name=name,
+            code="int8",
+            loss=loss,
+        )
 
 
 def attribute(store: attrstore.Store, data: Path, top_k: int) -> list[tuple[Any, ...]]:
@@ -179,16 +226,6 @@ def attribute(store: attrstore.Store, data: Path, top_k: int) -> list[tuple[Any,
                 store, data / file, name=PUBLISHED.format(name), lower_is_stronger=True, top_k=top_k
             )
     return measured(store)
-
-
-def by_prompts(task: Task, model: Path) -> list[tuple[Any, ...]]:
-    """RepSim over a store whose corpus is the prompts alone; the rows of its report."""
-    with attrstore.open(task.folder / "prompts.duckdb", create=True) as store:
-        ingest_corpus(store, [task.file("prompts")])
-        ingest_queries(store, [task.file("queries")])
-        ingest_representations(store, model=model)
-        score(store, "repsim", name=PROMPTS, top_k=task.depth)
-        return measured(store)
 
 
 def measured(store: attrstore.Store) -> list[tuple[Any, ...]]:
@@ -224,6 +261,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("data", type=Path)
     parser.add_argument("--lora", action="store_true")
+    parser.add_argument("--loss", choices=("completion", "all"), default="completion")
     parser.add_argument("--steps", type=int, default=RECIPE.steps)
     parser.add_argument("--dim", type=int, default=RECIPE.dim)
     parser.add_argument("--seed", type=int, default=0)
@@ -232,11 +270,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     recipe = replace(RECIPE, steps=given.steps, dim=given.dim)
     with tempfile.TemporaryDirectory(dir=given.workdir) as folder, train.one_thread():
         task = Task.read(given.data, Path(folder), given.seed)
-        model = (train_adapter if given.lora else train_whole)(task, recipe, given.seed)
+        model = (train_adapter if given.lora else train_whole)(task, recipe, given.loss, given.seed)
         with attrstore.open(task.folder / "store.duckdb", create=True) as store:
             # No side of a layer is wider than 3 dim: an adapter's gradients are exact.
-            ingest(store, task, model, projection_dim=3 * recipe.dim if given.lora else 16)
-            rows = attribute(store, given.data, task.depth) + by_prompts(task, model)
+            ingest(store, task, model, 3 * recipe.dim if given.lora else 16, given.loss)
+            rows = attribute(store, given.data, task.depth)
             print_model(store, task, model)
     rows.sort(key=lambda row: (row[1], -row[2], row[0]))
     measured: dict[str, dict[str, str]] = {}

@@ -32,6 +32,7 @@ SCORINGS: dict[str, tuple[str, dict[str, Any]]] = {
         method: (method, {"encoder": PLAIN})
         for method in ("dot", "cosine", "trak", "influence", "cg", "lissa", "datainf", "kfac", "ekfac")
     },
+    "cosine-block": ("cosine-block", {"encoder": CORRECTED}),
     "trackstar": ("trackstar", {"encoder": CORRECTED}),
     "trackstar-block": ("trackstar-block", {"encoder": CORRECTED}),
     "less": ("less", {"encoder": CORRECTED, "query_encoder": PLAIN}),

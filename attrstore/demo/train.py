@@ -8,7 +8,7 @@ import random
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -49,6 +49,13 @@ class Progress:
     loss: float  # nats a token, mean since the last report
     recall: float
     seconds: float
+
+
+class Marked(NamedTuple):
+    """A sequence of which only what follows its prompt is learned."""
+
+    tokens: list[int]
+    prompt: int  # tokens whose loss does not count
 
 
 def train(
@@ -99,7 +106,7 @@ def fit(
 
 def tune(
     model: nn.Module,
-    encoded: list[list[int]],
+    encoded: Sequence[list[int] | Marked],
     recipe: Training,
     *,
     seed: int,
@@ -173,7 +180,7 @@ def recall(model: LlamaForCausalLM, asked: Sequence[tuple[list[int], list[int]]]
     with torch.no_grad():
         for start in range(0, len(asked), 256):
             rows = asked[start : start + 256]
-            ids, _ = _padded([prompt + target for prompt, target in rows])
+            ids, _ = _padded([Marked(prompt + target, 0) for prompt, target in rows])
             best = model(input_ids=ids).logits.argmax(-1)  # (rows, tokens)
             for row, (prompt, target) in enumerate(rows):
                 first = len(prompt) - 1
@@ -185,7 +192,7 @@ def recall(model: LlamaForCausalLM, asked: Sequence[tuple[list[int], list[int]]]
 def _fit(
     model: LlamaForCausalLM,
     optimizer: torch.optim.Optimizer,
-    encoded: list[list[int]],
+    encoded: Sequence[list[int] | Marked],
     asked: Sequence[tuple[list[int], list[int]]],
     recipe: Training,
     seed: int,
@@ -194,7 +201,8 @@ def _fit(
     """Take the recipe's steps: warm-up, then a cosine down to a twentieth of the learning rate."""
     began, total, count = time.perf_counter(), 0.0, 0
     model.train()
-    batches = _batches(encoded, recipe.batch, seed)
+    rows = [row if isinstance(row, Marked) else Marked(row, 0) for row in encoded]
+    batches = _batches(rows, recipe.batch, seed)
     for step in range(1, recipe.steps + 1):
         ids, labels = _padded(next(batches))
         for group in optimizer.param_groups:
@@ -220,7 +228,7 @@ def _schedule(step: int, steps: int) -> float:
     return 0.05 + 0.475 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
 
 
-def _batches(encoded: Sequence[list[int]], size: int, seed: int) -> Iterator[list[list[int]]]:
+def _batches(encoded: Sequence[Marked], size: int, seed: int) -> Iterator[list[Marked]]:
     """The sequences of each step, in a new order every epoch, without end.
 
     Sequences of a like length share a batch: half of the tokens would be padding otherwise.
@@ -231,17 +239,19 @@ def _batches(encoded: Sequence[list[int]], size: int, seed: int) -> Iterator[lis
         rng.shuffle(order)
         batches = []
         for start in range(0, len(order), 8 * size):
-            pool = sorted(order[start : start + 8 * size], key=len)
+            pool = sorted(order[start : start + 8 * size], key=lambda row: len(row.tokens))
             batches += [pool[first : first + size] for first in range(0, len(pool), size)]
         rng.shuffle(batches)
         yield from batches
 
 
-def _padded(rows: Sequence[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+def _padded(rows: Sequence[Marked]) -> tuple[torch.Tensor, torch.Tensor]:
     """Token ids and labels, (rows, longest). Padding stands on the right, where causal attention hides it."""
-    longest = max(len(row) for row in rows)
-    ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows])
-    labels = torch.tensor([row + [IGNORED] * (longest - len(row)) for row in rows])
+    longest = max(len(tokens) for tokens, _ in rows)
+    ids = torch.tensor([tokens + [0] * (longest - len(tokens)) for tokens, _ in rows])
+    labels = torch.tensor([
+        [IGNORED] * prompt + tokens[prompt:] + [IGNORED] * (longest - len(tokens)) for tokens, prompt in rows
+    ])  # fmt: skip
     return ids, labels
 
 
