@@ -13,9 +13,16 @@ from attrstore.cli.lazy import LazyGroup
 from attrstore.cli.options import fields_of
 from attrstore.ingest.files.options import LossFields, LossOptions, MatrixFields, MatrixOptions
 from attrstore.terminal import say
+from attrstore.vectors.quantisations import CODES
 
 # subcommand: the module of attrstore.cli that defines it
-IMPORTS = {"scores": "imports", "ranking": "imports", "losses": "imports", "qrels": "imports"}
+IMPORTS = {
+    "scores": "imports",
+    "gradients": "imports",
+    "ranking": "imports",
+    "losses": "imports",
+    "qrels": "imports",
+}
 
 
 @click.group("import", cls=LazyGroup, commands_in=IMPORTS)
@@ -70,6 +77,37 @@ def scores_command(store: Path, matrix: Path, name: str, **fields: Unpack[Matrix
         scoring = import_scores(opened, matrix, name=name, progress=progress, **fields)
     say(f"{scoring.name}: {scoring.n_examples:,} examples ranked, {scoring.n_scores:,} pairs kept.")
     say(f"Next: attrstore report {store}")
+
+
+@click.command("gradients")
+@store_argument
+@click.argument("index", type=click.Path(path_type=Path))
+@click.option(
+    "--queries",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="The folder that it wrote over the queries.",
+)
+@click.option("--name", required=True, help="Of the encoder.")
+@click.option(
+    "--code", type=click.Choice(list(CODES)), default="fp16", show_default=True,
+    help="Quantisation of the examples: how many bits a number gets.",
+)  # fmt: skip
+def gradients_command(store: Path, index: Path, queries: Path, name: str, code: str) -> None:
+    """Read an index of gradients: INDEX is a folder that `bergson build` wrote over the corpus.
+
+    Rows are in the order of the ingest, or named by the column id of the data set beside an index. Every method that
+    scans encodings takes them.
+
+    \b
+    Example: attrstore import gradients facts.duckdb runs/index --queries runs/queries --name bergson
+    """
+    from attrstore.ingest.files.gradients import import_gradients
+
+    with attrstore.open(store, writable=True) as opened, counted("examples read") as progress:
+        made = import_gradients(opened, index, queries=queries, name=name, code=code, progress=progress)
+    say(f"{made.encoder}: gradients of {made.examples:,} examples and {made.queries:,} queries.")
+    say(f"Next: attrstore score {store} cosine --encoder {made.encoder}")
 
 
 @click.command("ranking")

@@ -202,6 +202,7 @@ def reopen(
         MismatchError: the folder holds another model.
         InputError: the folder is gone, or the recipe needs the optimizer's state (a full correction).
     """
+    refuse_imported(encoder)
     recipe = GradientRecipe.from_spec(encoder.spec)
     if encoder.spec["correction"] == "full":
         raise InputError(
@@ -215,6 +216,16 @@ def reopen(
     }
     fitted.load(store, encoder, projections)
     return loaded, _encoding(loaded, maps, projections, recipe)
+
+
+def refuse_imported(encoder: Encoder) -> None:
+    """Refuse to run the model of an encoder whose vectors another tool computed."""
+    if "imported" in encoder.spec:
+        raise InputError(
+            f"{encoder.name}: its gradients were imported ({encoder.spec['imported']}), and what projected them is not "
+            "in the store: it can be scored, and no model can be run for it. Make an encoder: "
+            "attrstore ingest gradients STORE --model PATH"
+        )
 
 
 def _encoding(

@@ -49,21 +49,22 @@ def bergson(folder: Path) -> tuple[tuple[int, int], Blocks, list[str] | None]:
                 for i in columns
             ])  # fmt: skip
 
-    return (n_queries, n_examples), blocks, _ids(folder)
+    ids = column(folder, "id")
+    return (n_queries, n_examples), blocks, None if ids is None else list(map(str, ids))
 
 
-def _ids(folder: Path) -> list[str] | None:
-    """Read the column `id` of the data set beside a store, as `datasets.save_to_disk` writes it."""
+def column(folder: Path, name: str) -> list[Any] | None:
+    """Read a column of the data set beside a store, as `datasets.save_to_disk` writes it; None where there is none."""
     import pyarrow as pa
 
-    names: list[str] = []
+    values: list[Any] = []
     for file in sorted((folder / "data.hf").glob("*.arrow")):
         with pa.memory_map(str(file)) as stream:
             table = pa.ipc.open_stream(stream).read_all()
-        if "id" not in table.schema.names:
+        if name not in table.schema.names:
             return None
-        names += map(str, table.column("id").to_pylist())
-    return names or None
+        values += table.column(name).to_pylist()
+    return values or None
 
 
 def safetensors(path: Path) -> tuple[tuple[int, int], Blocks]:

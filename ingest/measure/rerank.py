@@ -189,6 +189,7 @@ def _recipe(encoder: Encoder) -> str:
 
 def _open(store: Store, encoder: Encoder, source: Source) -> tuple[LoadedModel, ExactGradients]:
     """Load the encoder's model and its correction."""
+    gradients.refuse_imported(encoder)
     spec = encoder.spec
     if spec["kronecker"] is not None:
         raise InputError(
