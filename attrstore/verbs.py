@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from attrstore.ingest.model.memory import InMemory
     from attrstore.lexical.index import IndexFields
     from attrstore.scoring import Scoring
+    from attrstore.shards import Attached
     from attrstore.store import Store
     from attrstore.workflows.ask import Answer
     from attrstore.workflows.options import AskFields, AskOptions, TraceFields, TraceOptions
@@ -262,6 +263,23 @@ class Verbs:
         from attrstore.ingest.encode.embeddings import ingest_embeddings
 
         return ingest_embeddings(self._store, recipe, model=model, name=name, progress=progress, **fields)
+
+    def attach(self, folder: str | Path, *, progress: Progress = silent) -> Attached:
+        """Bring in the encodings that `attrstore ingest ... --shards FOLDER` wrote; what is there already stays.
+
+        Args:
+            folder: or a URL that fsspec knows, such as s3://bucket/shards.
+            progress: called with the rows attached and those to attach.
+
+        Raises:
+            InputError: the folder has no finished shard.
+            MismatchError: a file is torn, altered or of an encoder that the store does not have; each is named, and
+                the store is as it was.
+        """
+        from attrstore.folders import folder_at
+        from attrstore.shards import attach
+
+        return attach(self._store, folder_at(folder), progress)
 
     def index_lexical(
         self, *, rebuild: bool = False, progress: Progress = silent, **fields: Unpack[IndexFields]

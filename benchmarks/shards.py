@@ -1,9 +1,10 @@
 """Time a sharded ingest against one process, and hold their tables against each other.
 
-    python -m benchmarks.shards DATA [--rounds N]
+    python -m benchmarks.shards DATA [--limit N] [--rounds N] [--ways WAY ...] [--projection-dim K]
     python -m benchmarks.shards --attach N
 
-Each of the first is a command line of its own; seconds are of the wall and of the processor, with all that it started.
+Each way is a command line of its own, or several, all ways in turn; seconds are of the wall and of the processor, with
+all that it started, but for Ray's workers, which are not its children.
 The second attaches N random codes as long as the default's of that model: 2,772 bytes.
 """
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import statistics
 import subprocess
 import sys
 import time
@@ -36,43 +38,62 @@ TABLES = (
     "FROM projections ORDER BY ALL",
     "SELECT query_id, example_id, rank, score FROM scores ORDER BY ALL",
 )
-WAYS = ("one process", "shards, 1 worker", "--workers 2")
+ALONE = "one process"
+WAYS = (ALONE, "1 worker", "--workers 2", "--workers 4", "two ranks", "--engine ray --workers 2")
 
 
 def main() -> None:
     """Print a line for each way."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("data", type=Path, nargs="?")
     parser.add_argument("--attach", type=int, metavar="N")
     parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--limit", type=int, help="of the corpus and of the queries, each")
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS)
+    parser.add_argument("--projection-dim", default=16)
     options = parser.parse_args()
     if options.attach:
         time_attach(options.attach)
         return
     with TemporaryDirectory() as folder:
         empty = Path(folder, "empty.duckdb")
-        for command in ("init", "ingest corpus", "ingest queries"):
-            files = [options.data / f"{command.split()[1]}.jsonl"] if " " in command else []
-            _run(*command.split(), empty, *files)
-        tables = {}
-        for _ in range(options.rounds):
-            for way in WAYS:
-                path = Path(folder, "store.duckdb")
-                shutil.copy(empty, path)
-                began, before = time.perf_counter(), _processor()
-                _ingest(way, path, options.data / "model")
-                print(
-                    f"{way}: {time.perf_counter() - began:.1f} s, processor {_processor() - before:.1f} s",
-                    flush=True,
-                )
+        _run("init", empty)
+        for what in ("corpus", "queries"):
+            lines = (options.data / f"{what}.jsonl").read_text(encoding="utf-8").splitlines()
+            file = Path(folder, f"{what}.jsonl")
+            file.write_text("\n".join(lines[: options.limit]), encoding="utf-8")
+            _run("ingest", what, empty, file)
+        ingest = ("--model", options.data / "model", "--projection-dim", options.projection_dim)
+        compare(empty, [ALONE, *(way for way in options.ways if way != ALONE)], options.rounds, ingest)
+
+
+def compare(empty: Path, ways: list[str], rounds: int, options: tuple[object, ...]) -> None:
+    """Ingest in every way in turn, and hold times and tables against one process's."""
+    tables: dict[str, list[list[tuple[object, ...]]]] = {}
+    of_processor: dict[str, list[float]] = {way: [] for way in ways}
+    path = empty.with_name("store.duckdb")
+    for _ in range(rounds):
+        for way in ways:
+            shutil.copy(empty, path)
+            began, before = time.perf_counter(), _processor()
+            _ingest(way, path, options)
+            of_processor[way].append(_processor() - before)
+            print(
+                f"{way}: {time.perf_counter() - began:.1f} s, processor {of_processor[way][-1]:.1f} s, load "
+                f"{os.getloadavg()[0]:.1f}",
+                flush=True,
+            )
+            if way not in tables:
                 _run("score", path, "cosine-block")
                 with attrstore.open(path) as store:
                     tables[way] = [store.rows(query) for query in TABLES]
-                for other in Path(folder).glob("store.*"):
-                    other.unlink() if other.is_file() else shutil.rmtree(other)
-        for way in WAYS[1:]:
-            same = [mine == one for mine, one in zip(tables[way], tables[WAYS[0]], strict=True)]
-            print(f"{way}: encodings, queries, projections, scores equal to one process's: {same}")
+            for other in path.parent.glob("store.*"):
+                other.unlink() if other.is_file() else shutil.rmtree(other)
+    for way in ways[1:]:
+        same = [mine == one for mine, one in zip(tables[way], tables[ALONE], strict=True)]
+        print(f"{way}: encodings, queries, projections, scores equal to one process's: {same}")
+        ratio = statistics.median(of_processor[way]) / statistics.median(of_processor[ALONE])
+        print(f"{way}: {ratio:.3f} x one process's processor time, medians of {rounds}")
 
 
 def time_attach(n: int) -> None:
@@ -104,20 +125,30 @@ def time_attach(n: int) -> None:
         )
 
 
-def _ingest(way: str, path: Path, model: Path) -> None:
-    ingest = ["ingest", "gradients", path, "--model", model]
-    if way.startswith("shards"):
-        into = path.with_suffix(".shards")
+def _ingest(way: str, path: Path, options: tuple[object, ...]) -> None:
+    ingest = ["ingest", "gradients", path, *options]
+    into = path.with_suffix(".shards")
+    if way == "1 worker":
         _run(*ingest, "--shards", into)
         _run("attach", path, into)
+    elif way == "two ranks":
+        ranks = ["--shards", into, "--world-size", "2", "--shard-rank"]
+        started = [_start(*ingest, *ranks, rank) for rank in range(2)]
+        if any(process.wait() for process in started):
+            raise SystemExit("a rank failed")
+        _run("attach", path, into)
     else:
-        _run(*ingest, *way.split() if way.startswith("--") else [])
+        _run(*ingest, *([] if way == ALONE else way.split()))
+
+
+def _start(*arguments: object) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "attrstore", *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL)
 
 
 def _run(*arguments: object) -> None:
-    subprocess.run(
-        [sys.executable, "-m", "attrstore", *map(str, arguments)], check=True, stdout=subprocess.DEVNULL
-    )
+    if _start(*arguments).wait():
+        raise SystemExit(f"attrstore {' '.join(map(str, arguments))} failed")
 
 
 def _processor() -> float:

@@ -10,6 +10,9 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +102,7 @@ def gradients(path: Path, model: Path, rank: int = 0, size: int = 1, **options: 
 
 def attached(path: Path) -> shards.Attached:
     with attrstore.open(path, writable=True) as store:
-        return shards.attach(store, folder_at(path.parent / "shards"), silent)
+        return store.attach(path.parent / "shards")
 
 
 def tables(path: Path) -> list[list[tuple[Any, ...]]]:
@@ -241,6 +244,51 @@ def test_a_reader_reports_while_workers_run(path: Path, model: Path, alone: list
     assert len(answers) > 3
     assert set(answers) == {answers[0]}
     attached(path)
+    assert tables(path) == alone
+
+
+@pytest.mark.slow
+def test_the_page_and_the_report_go_on_through_a_whole_sharded_ingest(
+    path: Path, model: Path, alone: list[Any]
+) -> None:
+    """Beside the workers; not while the first of them records the encoder, nor while the files are attached."""
+    with attrstore.open(path, writable=True) as store:
+        store.index_lexical()
+        store.score("bm25")
+    serve = [sys.executable, "-m", "attrstore", "serve", str(path), "--port", "0"]
+    server = subprocess.Popen(serve, stdout=subprocess.PIPE, text=True)
+    try:
+        assert server.stdout is not None
+        address = server.stdout.readline().split()[-1]
+        browser = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
+        pages: list[str] = []
+        reports: list[str] = []
+
+        def look(done: int, total: int) -> None:
+            pages.append(browser.open(address).read().decode())
+            if len(reports) < 3:
+                report = [sys.executable, "-m", "attrstore", "report", str(path)]
+                reports.append(subprocess.run(report, capture_output=True, text=True, check=True).stdout)
+
+        while not pages:  # the address is said before anybody listens there
+            with suppress(urllib.error.URLError):
+                look(0, 0)
+        time.sleep(0.5)  # the page lets go of the store
+        for rank in (1, 0):
+            gradients(path, model, rank, 2, progress=look)
+        time.sleep(0.5)
+        attached(path)
+        look(1, 1)
+    finally:
+        server.kill()
+        server.communicate()
+    assert len(pages) > 10
+    assert all("q-0" in page for page in pages)
+    assert len(reports) == 3
+    assert set(reports) == {reports[0]}
+    assert "bm25" in reports[0]
+    with attrstore.open(path, writable=True) as store:
+        store.execute("DELETE FROM scores")
     assert tables(path) == alone
 
 
