@@ -31,14 +31,16 @@ def scripts() -> tuple[Script, ...]:
 @cache
 def statements(file: str) -> dict[str, str]:
     """Return every statement of `sql/statements/FILE.sql` by its name; `ValueError` when a name stands twice."""
-    parts = _NAME.split(
-        files("attrstore.sql").joinpath("statements", f"{file}.sql").read_text(encoding="utf-8")
-    )
-    found = {name: text.strip() for name, text in zip(parts[1::2], parts[2::2], strict=True)}
+    text = files("attrstore.sql").joinpath("statements", f"{file}.sql").read_text(encoding="utf-8")
+    return named(text, f"sql/statements/{file}.sql")
+
+
+def named(text: str, place: str) -> dict[str, str]:
+    """Return what follows each `-- name: NAME`; `ValueError`, which names the place, when a name stands twice."""
+    parts = _NAME.split(text)
+    found = {name: sql.strip() for name, sql in zip(parts[1::2], parts[2::2], strict=True)}
     if len(found) < len(parts[1::2]):
-        raise ValueError(
-            f"sql/statements/{file}.sql has two statements of one name among {', '.join(parts[1::2])}"
-        )
+        raise ValueError(f"{place} has two statements of one name among {', '.join(parts[1::2])}")
     return found
 
 

@@ -226,12 +226,17 @@ def _read(
                 raise source.failure from None
             if not isinstance(error, duckdb.InvalidInputException | duckdb.ConversionException):
                 raise
-            first = str(error).split("\n", 1)[0]
             kind = file.reader.removeprefix("read_")
-            raise InputError(f"{file.path}: cannot be read as {kind}. {first}") from error
+            raise InputError(f"{file.path}: cannot be read as {kind}. {_reason(error)}") from error
     if source.failure:
         raise source.failure
     return rows
+
+
+def _reason(error: duckdb.Error) -> str:
+    """Return what is wrong with the file, without DuckDB's name for the rows and the trace that Arrow adds."""
+    first = str(error).split("\n", 1)[0].partition(" Detail: Python exception")[0]
+    return first.removeprefix("Invalid Input Error: ").rpartition("arrow_rows' failed: ")[2]
 
 
 def _absent(store: Store, files: list[InputFile], columns: Sequence[Column]) -> list[list[int]]:
