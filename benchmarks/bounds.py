@@ -124,13 +124,14 @@ def main() -> None:
             store = folder / "s.duckdb"
             ran("init", store)
             size = f"{corpus.stat().st_size / 1e6:.1f}"
-            for arguments in (
+            commands: list[list[str | Path]] = [
                 ["ingest", "corpus", store, corpus],
                 ["ingest", "queries", store, queries],
                 ["ingest", "lexical", store],
                 ["score", store, "bm25"],
                 ["check", store],
-            ):
+            ]
+            for arguments in commands:
                 told = " ".join(str(part) for part in arguments if not isinstance(part, Path))
                 print(
                     "| {} | {} | {} | {} | {:.1f} | {:.0f} |".format(name, size, told, *ran(*arguments)),
