@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from functools import cache
 from typing import TYPE_CHECKING, Self
 from urllib.parse import urlencode
 
@@ -64,8 +65,8 @@ class Address:
 
     def to(self, path: str, **changes: str | int) -> str | None:
         """Return the address of `path` in this state, with changes."""
-        then = replace(self, **changes)  # type: ignore[arg-type]
-        rest = {f.name: getattr(then, f.name) for f in fields(then) if getattr(then, f.name) != f.default}
+        now = vars(self) | changes
+        rest = {name: now[name] for name, default in _defaults().items() if now[name] != default}
         return path + (f"?{urlencode(rest)}" if rest else "")
 
     def list_only(self) -> Address:
@@ -81,6 +82,11 @@ class Address:
             return float(given) if given else None
         except ValueError as error:
             raise InputError(f"{name}={given}: give a number.") from error
+
+
+@cache
+def _defaults() -> dict[str, object]:
+    return {field.name: field.default for field in fields(Address)}
 
 
 def _whole(name: str, given: str) -> int:

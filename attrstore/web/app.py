@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from importlib.resources import files
 from typing import TYPE_CHECKING
@@ -15,7 +18,7 @@ from attrstore.errors import AttrstoreError, InputError, StoreError
 from attrstore.web.address import Address
 from attrstore.web.ask_sql import sql_file, sql_page
 from attrstore.web.example import example_page
-from attrstore.web.frame import page
+from attrstore.web.frame import chosen_pair, page
 from attrstore.web.guard import Guard
 from attrstore.web.lease import Lease
 from attrstore.web.markup import el
@@ -25,14 +28,16 @@ from attrstore.web.queries import queries_page
 from attrstore.web.query import query_page
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
+    from concurrent.futures import Executor
     from pathlib import Path
 
     from starlette.requests import Request
 
-    from attrstore.web.lease import Snapshot
+    from attrstore.web.kept import Snapshot
 
     View = Callable[[Snapshot, Address], str]
+    Endpoint = Callable[[Request], Awaitable[Response]]
 
 VIEWS: dict[str, View] = {
     "/": queries_page,
@@ -40,8 +45,8 @@ VIEWS: dict[str, View] = {
     "/example": example_page,
     "/why": why_page,
     "/overview": overview_page,
-    "/sql": sql_page,
 }
+PAGES, QUERIES = 4, 2  # threads
 FILES = {"csv": "text/csv", "parquet": "application/vnd.apache.parquet"}
 STATIC = {"style.css": "text/css", "page.js": "text/javascript", "icon.svg": "image/svg+xml"}
 
@@ -55,48 +60,84 @@ def application(path: Path, *, token: str, hosts: frozenset[str]) -> Starlette:
         hosts: names with port under which it answers, as `127.0.0.1:8000`.
     """
     lease = Lease(path)
+    # More threads would only wait for each other; SQL has its own, because it may take its full time.
+    pages, queries = ThreadPoolExecutor(PAGES, "page"), ThreadPoolExecutor(QUERIES, "sql")
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        pages.submit(_looked_at, lease)
         yield
+        for threads in (pages, queries):
+            threads.shutdown()
         lease.close()
 
-    routes = [Route(address, _shown(lease, view)) for address, view in VIEWS.items()]
-    routes += [Route(f"/sql.{kind}", _downloaded(path, kind)) for kind in FILES]
+    routes = [Route(address, _shown(lease, view, pages)) for address, view in VIEWS.items()]
+    routes.append(Route("/sql", _answered(lease, queries)))
+    routes += [Route(f"/sql.{kind}", _downloaded(path, kind, queries)) for kind in FILES]
     routes.append(Route("/static/{name}", _static))
     guard = Middleware(Guard, token=token, hosts=hosts)
     return Starlette(routes=routes, middleware=[guard], lifespan=lifespan)
 
 
-def _shown(lease: Lease, view: View) -> Callable[[Request], Response]:
-    """Return the endpoint of a view; an expected error is a page that says what is wrong."""
+def _looked_at(lease: Lease) -> None:
+    """Find out what every page needs before the first one is asked for."""
+    with contextlib.suppress(AttrstoreError), lease.open() as snapshot:  # a page will say what is wrong
+        chosen_pair(snapshot, Address())
 
-    def endpoint(request: Request) -> Response:  # not async: Starlette runs it in a thread
-        try:
+
+def _shown(lease: Lease, view: View, threads: Executor) -> Endpoint:
+    """Return the endpoint of a view whose pages are kept as long as the file is as it was."""
+
+    async def endpoint(request: Request) -> Response:
+        def make() -> Response:
+            address = Address.read(request.query_params)
+            key = (request.url.path, address)
+            with lease.open() as snapshot:
+                return HTMLResponse(snapshot.once("page", lambda _: view(snapshot, address).encode(), key))
+
+        with contextlib.suppress(InputError):  # which make() meets again
+            kept = lease.kept_page((request.url.path, Address.read(request.query_params)))
+            if kept is not None:
+                return HTMLResponse(kept)
+        return await _made(make, lease.path.name, threads)
+
+    return endpoint
+
+
+def _answered(lease: Lease, threads: Executor) -> Endpoint:
+    """Return the endpoint of the SQL view; nothing is kept, since an answer may change with the clock."""
+
+    async def endpoint(request: Request) -> Response:
+        def make() -> Response:
             address = Address.read(request.query_params)
             with lease.open() as snapshot:
-                if view is sql_page:  # what a query gives may change with the clock
-                    return HTMLResponse(view(snapshot, address))
-                made = snapshot.once("page", lambda _: view(snapshot, address), (request.url.path, address))
-                return HTMLResponse(made)
-        except AttrstoreError as error:
-            return _failed(error, lease.path.name)
+                return HTMLResponse(sql_page(snapshot, address))
+
+        return await _made(make, lease.path.name, threads)
 
     return endpoint
 
 
-def _downloaded(path: Path, kind: str) -> Callable[[Request], Response]:
+def _downloaded(path: Path, kind: str, threads: Executor) -> Endpoint:
     """Return the endpoint that gives the answer to a query as a file."""
 
-    def endpoint(request: Request) -> Response:
-        try:
+    async def endpoint(request: Request) -> Response:
+        def make() -> Response:
             content = sql_file(path, Address.read(request.query_params), kind)
-        except AttrstoreError as error:
-            return _failed(error, path.name)
-        named = {"Content-Disposition": f'attachment; filename="answer.{kind}"'}
-        return Response(content, media_type=FILES[kind], headers=named)
+            named = {"Content-Disposition": f'attachment; filename="answer.{kind}"'}
+            return Response(content, media_type=FILES[kind], headers=named)
+
+        return await _made(make, path.name, threads)
 
     return endpoint
+
+
+async def _made(make: Callable[[], Response], name: str, threads: Executor) -> Response:
+    """Return what is made in a thread; an expected error is a page that says what is wrong."""
+    try:
+        return await asyncio.get_running_loop().run_in_executor(threads, make)
+    except AttrstoreError as error:
+        return _failed(error, name)
 
 
 def _failed(error: AttrstoreError, name: str) -> Response:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import threading
 from typing import TYPE_CHECKING
 
 from attrstore import child
@@ -20,12 +19,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from attrstore.web.address import Address
-    from attrstore.web.lease import Snapshot
+    from attrstore.web.kept import Snapshot
 
 SHOWN = Limits(seconds=10.0, memory=512 << 20, rows=200)
 FILE = Limits(seconds=30.0, memory=512 << 20, rows=100_000, answer=64 << 20)
 BARS = 40
-_AT_ONCE = threading.BoundedSemaphore(2)  # children; the rest wait their turn
 
 
 def sql_page(snapshot: Snapshot, address: Address) -> str:
@@ -41,7 +39,7 @@ def sql_page(snapshot: Snapshot, address: Address) -> str:
 
 def sql_file(path: Path, address: Address, file_format: str) -> bytes:
     """Return the answer to the address's query as csv or parquet."""
-    answer = run(path, address.q, FILE)
+    answer = child.run(path, address.q, limits=FILE)
     if answer.more:
         raise InputError(
             f"more than {FILE.rows:,} rows or {FILE.answer >> 20} MB. All of it: "
@@ -54,12 +52,6 @@ def sql_file(path: Path, address: Address, file_format: str) -> bytes:
     writer.writerow(answer.columns)
     writer.writerows(answer.rows)
     return written.getvalue().encode()
-
-
-def run(path: Path, sql: str, limits: Limits) -> child.Answer:
-    """Run somebody's SQL on the store, locked, in a child process."""
-    with _AT_ONCE:
-        return child.run(path, sql, limits=limits)
 
 
 def _parquet(answer: child.Answer) -> bytes:
@@ -96,7 +88,7 @@ def _answered(snapshot: Snapshot, address: Address) -> Markup | None:
     if not address.q.strip():
         return None
     try:
-        answer = run(snapshot.store.path, address.q, SHOWN)
+        answer = child.run(snapshot.store.path, address.q, limits=SHOWN)
     except InputError as error:
         return el("p", str(error), class_="error", role="alert")
     many = (

@@ -13,7 +13,7 @@ from attrstore.web.queries import saying
 if TYPE_CHECKING:
     from attrstore.web.address import Address
     from attrstore.web.frame import Scoring
-    from attrstore.web.lease import Snapshot
+    from attrstore.web.kept import Snapshot
 
 SHOWN = 200_000  # characters
 

@@ -10,7 +10,7 @@ from attrstore.web.markup import Child, Markup, el, join
 if TYPE_CHECKING:
     from attrstore.store import Store
     from attrstore.web.address import Address
-    from attrstore.web.lease import Snapshot
+    from attrstore.web.kept import Snapshot
 
 VIEWS = (("Queries", "/"), ("Overview", "/overview"), ("SQL", "/sql"))
 

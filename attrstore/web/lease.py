@@ -5,47 +5,23 @@ from __future__ import annotations
 import copy
 import threading
 import time
-from collections import OrderedDict
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING
 
 import attrstore
+from attrstore.web.kept import Kept, Snapshot
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterator
+    from collections.abc import Hashable, Iterator
     from pathlib import Path
 
     from attrstore.store import Store
 
-# How many results of a kind are kept, of one state of the file: a list of queries may be long, a page is short.
-KEPT = {"listed": 4, "page": 512}
-KEPT_OTHERS = 64
 LINGER = 0.25  # seconds: opening takes longer than most pages, and a page is followed by the next
+TRUSTED = 1.0  # seconds that a kept page is given out without asking whether another process writes
 
-Stamp = tuple[int, int, int]
-Kept = TypeVar("Kept")
-_MISSING = object()
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """The store in one state, and what was already found out about it."""
-
-    store: Store
-    kept: dict[str, OrderedDict[Hashable, object]] = field(default_factory=dict)
-
-    def once(self, kind: str, make: Callable[[Store], Kept], key: Hashable = None) -> Kept:
-        """Return what `make` gives for the store, from memory if a page asked for it already."""
-        of_kind = self.kept.setdefault(kind, OrderedDict())
-        found = of_kind.get(key, _MISSING)
-        if found is _MISSING:
-            made = make(self.store)
-            of_kind[key] = made
-            if len(of_kind) > KEPT.get(kind, KEPT_OTHERS):
-                of_kind.popitem(last=False)
-            return made
-        return cast("Kept", found)
+Stamp = tuple[tuple[int, ...] | None, tuple[int, ...] | None]
+State = tuple[Stamp | None, Kept]
 
 
 class Lease:
@@ -55,10 +31,13 @@ class Lease:
         self.path = path
         self._changed = threading.Condition()
         self._store: Store | None = None
-        self._stamp: Stamp | None = None
-        self._kept: dict[str, OrderedDict[Hashable, object]] = {}
+        self._state: State = (
+            None,
+            Kept(),
+        )  # one value, so that no thread sees the new file with the old results
         self._readers = 0
         self._idle_since = 0.0
+        self._opened = float("-inf")
 
     @contextmanager
     def open(self) -> Iterator[Snapshot]:
@@ -68,18 +47,13 @@ class Lease:
         """
         with self._changed:
             # A file that was replaced is opened anew, once those who read the old one are done.
-            self._changed.wait_for(lambda: self._readers == 0 or self._stamp == stamp(self.path))
-            if self._store is not None and self._stamp != stamp(self.path):
+            self._changed.wait_for(lambda: self._readers == 0 or self._state[0] == stamp(self.path))
+            if self._store is not None and self._state[0] != stamp(self.path):
                 self._close()
-            if self._store is None:
-                now = stamp(self.path)
-                self._store = attrstore.open(self.path)
-                if now != self._stamp:
-                    self._stamp, self._kept = now, {}
-                threading.Thread(target=self._close_when_idle, daemon=True).start()
-            store = copy.copy(self._store)
-            store.connection = self._store.connection.cursor()
-            kept = self._kept
+            opened = self._store or self._open()
+            store = copy.copy(opened)
+            store.connection = opened.connection.cursor()
+            kept = self._state[1]
             self._readers += 1
         try:
             yield Snapshot(store, kept)
@@ -90,11 +64,40 @@ class Lease:
                 self._idle_since = time.monotonic()
                 self._changed.notify_all()
 
+    def kept_page(self, key: Hashable) -> bytes | None:
+        """Return a page that was made of the file as it is now, without opening it; None where there is none.
+
+        Every `TRUSTED` seconds one caller gets None all the same, opens the file, and so sees whether it is being
+        written. The others need not wait for that: until a writer commits, the file is as it was.
+        """
+        now, (of, kept) = time.monotonic(), self._state
+        if of != stamp(self.path):
+            return None
+        if now - self._opened > TRUSTED:
+            self._opened = now
+            return None
+        found = kept.find("page", key)
+        return found if isinstance(found, bytes) else None
+
     def close(self) -> None:
         """Close the file when the last reader is done."""
         with self._changed:
             self._changed.wait_for(lambda: self._readers == 0)
             self._close()
+
+    def _open(self) -> Store:
+        self._opened = float("-inf")  # while it cannot be opened, no kept page is given out either
+        while True:
+            before = stamp(self.path)
+            opened = attrstore.open(self.path)
+            if before == stamp(self.path):  # or it was replaced meanwhile, and which of the two was opened?
+                break
+            opened.close()
+        if before != self._state[0]:
+            self._state = (before, Kept())
+        self._store, self._opened = opened, time.monotonic()
+        threading.Thread(target=self._close_when_idle, daemon=True).start()
+        return opened
 
     def _close_when_idle(self) -> None:
         with self._changed:
@@ -112,10 +115,18 @@ class Lease:
             self._changed.notify_all()
 
 
-def stamp(path: Path) -> Stamp | None:
-    """Return what changes with the file; None where there is none."""
+def stamp(path: Path) -> Stamp:
+    """Return what changes when the file or its log is written or replaced.
+
+    The log counts: a writer that was killed leaves in it what it committed. So does the time of the last change of
+    the entry, which a copy with the old times (`cp -p`) cannot set back.
+    """
+    return _stamp(path), _stamp(path.with_name(f"{path.name}.wal"))
+
+
+def _stamp(path: Path) -> tuple[int, ...] | None:
     try:
         found = path.stat()
     except OSError:
         return None
-    return (found.st_ino, found.st_mtime_ns, found.st_size)
+    return (found.st_dev, found.st_ino, found.st_mtime_ns, found.st_ctime_ns, found.st_size)

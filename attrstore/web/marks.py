@@ -32,14 +32,14 @@ class Span(NamedTuple):
     kind: str
 
 
-def words(prompt: str, target: str, rare: frozenset[str]) -> Words:
-    """Return what to mark for a query: its target, and those words of both that are rare."""
+def words(prompt: str, target: str, common: frozenset[str]) -> Words:
+    """Return what to mark for a query: its target, and those words of both that are not common."""
     phrase = target.strip()
-    of_target = frozenset(split(target)) & rare
+    of_target = frozenset(split(target)) - common
     return Words(
         re.compile(re.escape(phrase), re.IGNORECASE) if len(phrase) > 1 else None,
         of_target,
-        (frozenset(split(prompt)) & rare) - of_target,
+        frozenset(split(prompt)) - common - of_target,
     )
 
 

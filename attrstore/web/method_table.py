@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from attrstore.store import Store
     from attrstore.web.frame import Pair, Scoring
-    from attrstore.web.lease import Snapshot
+    from attrstore.web.kept import Snapshot
 
 METRICS = {"mrr": "MRR", "hit_at_10": "Hit@10", "tail_patch_logprob": "Tail-patch"}
 DRAWN = 20_000_000  # resampled values; a page does not wait for more
@@ -24,8 +24,7 @@ Interval = tuple[float, float | None, float | None]
 
 def _intervals(snapshot: Snapshot, pair: Pair) -> tuple[dict[tuple[str, str], Interval], bool]:
     """Return mean, low and high by scoring and metric; without intervals where they would take too long."""
-    (totals,) = snapshot.once("totals", lambda s: s.named("web", "totals").fetchall())
-    quick = totals[1] * len(pair.every) * 1000 <= DRAWN
+    quick = snapshot.totals()[1] * len(pair.every) * 1000 <= DRAWN
 
     def make(store: Store) -> dict[tuple[str, str], Interval]:
         cursor = store.named("report", "intervals" if quick else "methods")

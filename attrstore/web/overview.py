@@ -13,7 +13,7 @@ from attrstore.web.two_scorings import agreement, by_value, plane
 
 if TYPE_CHECKING:
     from attrstore.web.address import Address
-    from attrstore.web.lease import Snapshot
+    from attrstore.web.kept import Snapshot
 
 
 def overview_page(snapshot: Snapshot, address: Address) -> str:
@@ -50,10 +50,9 @@ def sections(snapshot: Snapshot, address: Address) -> list[Child]:
 
 
 def _totals(snapshot: Snapshot) -> Markup:
-    (row,) = snapshot.once("totals", lambda s: s.named("web", "totals").fetchall())
     known = [
         el("div", el("dt", name), el("dd", n))
-        for name, n in zip(("examples", "queries", "labels"), row, strict=True)
+        for name, n in zip(("examples", "queries", "labels"), snapshot.totals(), strict=True)
     ]
     return el("dl", *known, class_="facts")
 

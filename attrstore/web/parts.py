@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
     from attrstore.store import Store
     from attrstore.web.address import Address
-    from attrstore.web.lease import Snapshot
+    from attrstore.web.frame import Pair
+    from attrstore.web.kept import Snapshot
 
 LEVELS = 5  # of a tint, each way
 BARS = 60  # blocks
@@ -30,13 +31,15 @@ class Part(NamedTuple):
     part: float
 
 
-def explained(store: Store, query_id: int, scorings: Sequence[str]) -> dict[tuple[str, int], list[Part]]:
+def explained(snapshot: Snapshot, query_id: int, pair: Pair) -> dict[tuple[str, int], list[Part]]:
     """Return the tokens of every example that was explained for a query, by scoring and example."""
-    rows = store.named("web", "explained", {"query": query_id, "scorings": list(scorings)}).fetchall()
-    return {
-        (scoring, example): [Part(one["start"], one["token"], one["part"]) for one in tokens]
-        for scoring, example, tokens in rows
-    }
+    if not snapshot.once("explained", lambda s: s.named("web", "any_explained").fetchall())[0][0]:
+        return {}
+    asked = {"query": query_id, "a": pair.a.scoring_id, "b": pair.b.scoring_id}
+    found: dict[tuple[str, int], list[Part]] = {}
+    for scoring, example, start, token, part in snapshot.store.named("web", "explained", asked).fetchall():
+        found.setdefault((scoring, example), []).append(Part(start, token, part))
+    return found
 
 
 def tinted(text: str, parts: Sequence[Part]) -> Markup:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np  # before the first list is asked for
 
 from attrstore.errors import InputError
 from attrstore.web import charts
@@ -10,10 +13,14 @@ from attrstore.web.frame import chosen_pair, hidden, nothing, page, select, side
 from attrstore.web.markup import Child, Markup, el, join
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import duckdb
+
     from attrstore.store import Store
     from attrstore.web.address import Address
     from attrstore.web.frame import Pair
-    from attrstore.web.lease import Snapshot
+    from attrstore.web.kept import Snapshot
 
 PER_PAGE = 50
 SHOWN = 300  # characters of a prompt or target
@@ -30,6 +37,21 @@ class Listed(NamedTuple):
     b_place: int | None = None
 
 
+@dataclass(frozen=True)
+class Found:
+    """All queries of a list, in its order, by columns: so many rows of Python would take their time and memory."""
+
+    columns: Mapping[str, np.ndarray[tuple[int], np.dtype[np.float64]]]
+
+    def __len__(self) -> int:
+        return len(self.columns["query_id"])
+
+    def rows(self, start: int, end: int) -> list[Listed]:
+        """Return a part of the list."""
+        part = [column[start:end].tolist() for column in self.columns.values()]
+        return [Listed(*row) for row in zip(*part, strict=True)]
+
+
 def sorts(pair: Pair) -> dict[str, str]:
     """Name the orders of the list."""
     a, b = pair.a.name, pair.b.name
@@ -44,7 +66,7 @@ def sorts(pair: Pair) -> dict[str, str]:
     }
 
 
-def listed(snapshot: Snapshot, address: Address, pair: Pair | None) -> list[Listed]:
+def listed(snapshot: Snapshot, address: Address, pair: Pair | None) -> Found:
     """Return every query that the address leaves, in its order."""
     if address.metric not in ("", *METRICS):
         raise InputError(f"metric={address.metric}: there are {', '.join(METRICS)}.")
@@ -58,10 +80,10 @@ def listed(snapshot: Snapshot, address: Address, pair: Pair | None) -> list[List
         "sort": address.sort,
     }
 
-    def make(store: Store) -> list[Listed]:
+    def make(store: Store) -> Found:
         if pair is None or not (address.sort or address.metric):
-            return [Listed(*row) for row in store.named("web", "queries_in_order", chosen).fetchall()]
-        return _measured(store, EVERY, pair, {**chosen, **asked})
+            return Found(store.named("web", "queries_in_order", chosen).fetchnumpy())
+        return Found(_measured(store, EVERY, pair, {**chosen, **asked}).fetchnumpy())
 
     return snapshot.once("listed", make, (pair and pair[:2], *chosen.values(), *asked.values()))
 
@@ -72,7 +94,7 @@ def queries_page(snapshot: Snapshot, address: Address) -> str:
     found = listed(snapshot, address, pair)
     last_page = max(1, -(-len(found) // PER_PAGE))
     start = (min(address.page, last_page) - 1) * PER_PAGE
-    rows = table_rows(snapshot, address, pair, found[start : start + PER_PAGE], start)
+    rows = table_rows(snapshot, address, pair, found.rows(start, start + PER_PAGE), start)
     body: list[Child] = [
         el("h1", "Queries"),
         _form(snapshot, address, pair),
@@ -119,16 +141,19 @@ def table_rows(
     measured = {one.query_id: one for one in shown}
     if pair and not (address.sort or address.metric):
         every = dict.fromkeys(("search", "key", "value", "metric", "low", "high", "sort"))
-        measured = {one.query_id: one for one in _measured(store, ends, pair, every)}
+        rows = _measured(store, ends, pair, every).fetchall()
+        measured = {row[0]: Listed(*row) for row in rows}
     return [
         _row(address, pair, by_id[one.query_id], measured[one.query_id], start + place)
         for place, one in enumerate(shown, 1)
     ]
 
 
-def _measured(store: Store, ends: tuple[int, int], pair: Pair, asked: dict[str, object]) -> list[Listed]:
+def _measured(
+    store: Store, ends: tuple[int, int], pair: Pair, asked: Mapping[str, object]
+) -> duckdb.DuckDBPyConnection:
     parameters = {"a": pair.a.scoring_id, "b": pair.b.scoring_id, "first": ends[0], "last": ends[1], **asked}
-    return [Listed(*row) for row in store.named("web", "queries_measured", parameters).fetchall()]
+    return store.named("web", "queries_measured", parameters)
 
 
 def _row(

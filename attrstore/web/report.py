@@ -12,8 +12,9 @@ from attrstore.errors import InputError
 from attrstore.export import replacing
 from attrstore.web import overview, query
 from attrstore.web.address import Address
+from attrstore.web.cards import columns
 from attrstore.web.frame import chosen_pair, document
-from attrstore.web.lease import Snapshot
+from attrstore.web.kept import Snapshot
 from attrstore.web.markup import Child, Markup, el
 from attrstore.web.queries import listed, table, table_rows
 
@@ -71,7 +72,7 @@ def write_report(store: Store, what: str, out: Path) -> int:
     pair = chosen_pair(snapshot, address)
     assert pair is not None
     found = listed(snapshot, address, pair)
-    shown = found[:MOST]
+    shown = found.rows(0, MOST)
     rows = table_rows(snapshot, address, pair, shown, 0)
     names_in_order = _names(store, [one.query_id for one in shown])
     views: list[Child] = [
@@ -113,7 +114,7 @@ def _list_head(n: int, shown: int) -> Markup:
 
 def _query(snapshot: Snapshot, pair: Pair, name: str, names: list[str], i: int) -> Markup:
     address = Inside(a=pair.a.name, b=pair.b.name, id=name, opponents=1, n=10)
-    found = query.find(snapshot.store, name)
+    found = query.find(snapshot, name)
     steps: list[Child] = [el("a", "All queries", href="#queries", data_key="u")]
     if i:
         steps.append(el("a", "← Previous", href=f"#{part_of(names[i - 1])}", rel="prev"))
@@ -124,7 +125,7 @@ def _query(snapshot: Snapshot, pair: Pair, name: str, names: list[str], i: int) 
         "section",
         way,
         query.heading(found),
-        query.columns(snapshot, address, pair, found),
+        columns(snapshot, address, pair, found),
         id=part_of(name),
         class_="view",
     )

@@ -12,7 +12,7 @@ from attrstore.web.tables import scrolling
 if TYPE_CHECKING:
     from attrstore.web.address import Address
     from attrstore.web.frame import Pair
-    from attrstore.web.lease import Snapshot
+    from attrstore.web.kept import Snapshot
 
 PLOTTED = 2_000  # queries in the plot of ranks
 
@@ -47,7 +47,7 @@ def plane(snapshot: Snapshot, pair: Pair) -> Markup:
         f"{total:,} examples that both rank as proponents, {stated:,} of them labelled (green). A dot's area "
         "is how many; on the dashed line both rank alike."
     )
-    first = snapshot.once("totals", lambda s: s.named("web", "totals").fetchall())[0][1] > PLOTTED
+    first = snapshot.totals()[1] > PLOTTED
     return el(
         "figure",
         el("figcaption", el("strong", "Rank against rank"), el("br"), words,

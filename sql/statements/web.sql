@@ -102,96 +102,70 @@ SELECT
 FROM queries
 WHERE query_id BETWEEN $first AND $last AND list_contains($ids, query_id);
 
--- name: query
-SELECT
-    query_id, external_id, prompt, target, metadata,
-    (SELECT arg_max(-loss, encoders.created) FROM query_encodings JOIN encoders USING (encoder_id)
-     WHERE query_encodings.query_id = queries.query_id AND encoders.kind = 'gradient') AS logprob,
-    (SELECT count(*) FROM labels WHERE labels.query_id = queries.query_id AND label > 0) AS labelled
-FROM queries
-WHERE external_id = $id;
+-- name: query_names
+SELECT query_id, external_id FROM queries WHERE query_id IN (SELECT unnest($ids::BIGINT[]));
 
--- name: pairs
--- What two scorings rank for one query: the first $n of each (of the one end), of one source if asked, and where the
--- other scoring has them. A text comes as its first $length characters.
-WITH stored AS (
-    SELECT example_id, scoring_id = $a AS on_a, rank, score
-    FROM scores
-    WHERE query_id = $query AND scoring_id IN ($a, $b)
-),
-both_sides AS (
-    SELECT
-        example_id,
-        max(rank) FILTER (on_a) AS a_rank, max(score) FILTER (on_a) AS a_score,
-        max(rank) FILTER (NOT on_a OR $a = $b) AS b_rank, max(score) FILTER (NOT on_a OR $a = $b) AS b_score
-    FROM stored
-    GROUP BY example_id
-),
-numbered AS (
-    SELECT
-        both_sides.*, source,
-        CASE WHEN a_rank * $sign > 0 THEN row_number() OVER (ORDER BY a_rank * $sign <= 0, abs(a_rank)) END AS a_number,
-        CASE WHEN b_rank * $sign > 0 THEN row_number() OVER (ORDER BY b_rank * $sign <= 0, abs(b_rank)) END AS b_number
-    FROM both_sides
-    JOIN examples USING (example_id)
-    WHERE $source IS NULL OR source = $source
-),
-setting AS (
-    SELECT model_fingerprint, optimizer, learning_rate
-    FROM tail_patches
-    GROUP BY ALL
-    ORDER BY count(*) DESC, model_fingerprint, optimizer, learning_rate
-    LIMIT 1
-),
-patches AS (
-    SELECT example_id, avg(delta_logprob) AS tail_patch
-    FROM tail_patches
-    SEMI JOIN setting USING (model_fingerprint, optimizer, learning_rate)
-    WHERE query_id = $query
-    GROUP BY example_id
-),
-shown AS (
-    SELECT *
-    FROM numbered
-    JOIN (SELECT example_id, external_id AS example, text, metadata FROM examples) USING (example_id)
-    WHERE a_number <= $n OR b_number <= $n
-),
--- The words of all texts at once: DuckDB compiles each place of a regular expression anew, in milliseconds.
-spoken AS MATERIALIZED (
-    SELECT example_id, list_transform([left(text, $length), $subject, $object], lambda spelt: ' ' || words_of(spelt) || ' ') AS words
-    FROM shown
-    WHERE $subject IS NOT NULL AND $object IS NOT NULL
-)
+-- name: query
+SELECT query_id, external_id, prompt, target, metadata FROM queries WHERE external_id = $id;
+
+-- name: losses
+-- What each encoder noted of a query's target.
+SELECT encoder_id, loss FROM query_encodings WHERE query_id = $query AND loss IS NOT NULL;
+
+-- name: gradient_encoders
+-- The newest first.
+SELECT encoder_id FROM encoders WHERE kind = 'gradient' ORDER BY created DESC;
+
+-- name: labels
+SELECT example_id, max(label) FROM labels WHERE query_id = $query GROUP BY example_id;
+
+-- name: ranked
+-- All that one or two scorings keep of a query.
+SELECT example_id, scoring_id, rank, score FROM scores WHERE query_id = $query AND scoring_id IN ($a, $b);
+
+-- name: ranked_of_source
+SELECT example_id, scoring_id, rank, score
+FROM scores
+SEMI JOIN (SELECT example_id FROM examples WHERE source = $source) USING (example_id)
+WHERE query_id = $query AND scoring_id IN ($a, $b);
+
+-- name: example_texts
+-- What the cards show of their examples. A text comes as its first $length characters.
 SELECT
-    example_id, example, left(text, $length) AS text, length(text) AS length, source,
-    a_rank, a_score, b_rank, b_score, a_number, b_number, label, tail_patch,
-    CASE WHEN words IS NOT NULL THEN proponent_kind(
-        label, contains(words[1], nullif(words[2], '  ')), contains(words[1], nullif(words[3], '  ')),
-        metadata ->> 'relation' = $relation
-    ) END AS kind
-FROM shown
-LEFT JOIN spoken USING (example_id)
-LEFT JOIN (SELECT example_id, max(label) AS label FROM labels WHERE query_id = $query GROUP BY example_id)
-    USING (example_id)
-LEFT JOIN patches USING (example_id)
-ORDER BY example_id;
+    example_id, external_id, left(text, $length), length(text), source, metadata ->> 'relation'
+FROM examples
+WHERE example_id IN (SELECT unnest($ids::BIGINT[]));
+
+-- name: patched
+-- The setting that measured most pairs.
+SELECT model_fingerprint, optimizer, learning_rate
+FROM tail_patches
+GROUP BY ALL
+ORDER BY count(*) DESC, model_fingerprint, optimizer, learning_rate
+LIMIT 1;
+
+-- name: patches
+SELECT example_id, avg(delta_logprob)
+FROM tail_patches
+WHERE query_id = $query AND model_fingerprint = $model AND optimizer = $optimizer AND learning_rate = $rate
+GROUP BY example_id;
+
+-- name: words
+SELECT list_transform($texts::VARCHAR[], lambda spelt: words_of(spelt));
 
 -- name: sources
--- The sources among what is stored for the query.
-SELECT source, count(DISTINCT example_id) AS n
-FROM scores JOIN examples USING (example_id)
-WHERE query_id = $query AND scoring_id IN ($a, $b) AND source IS NOT NULL
-GROUP BY source
-ORDER BY n DESC, source;
+-- The sources of the examples, the most frequent first.
+SELECT source, count(*) AS n FROM examples WHERE source IS NOT NULL GROUP BY source ORDER BY n DESC, source LIMIT 200;
 
--- name: rare_words
--- Those of some words that are in fewer than one example in twenty: the others say nothing of what two texts share.
--- A word that the index has not met counts as rare; without an index all do.
-SELECT word
-FROM (SELECT DISTINCT unnest($words::VARCHAR[]) AS word)
-LEFT JOIN stems ON stems.token = word
-LEFT JOIN terms ON terms.term = coalesce(stems.term, word)
-WHERE coalesce(df, 0) * 20 < (SELECT greatest(count(*), 40) FROM examples);
+-- name: common_words
+-- The words of at least one example in twenty (and two): they say nothing of what two texts share. In a stemmed index a
+-- word is as common as its stem. Without an index none is known.
+WITH common AS (
+    SELECT term FROM terms WHERE df * 20 >= (SELECT greatest(count(*), 40) FROM examples)
+)
+SELECT term FROM common ANTI JOIN stems ON stems.token = common.term
+UNION ALL
+SELECT token FROM stems SEMI JOIN common USING (term);
 
 -- name: example
 SELECT example_id, external_id, left(text, $length), length(text), source, metadata
@@ -282,12 +256,15 @@ FROM (
 )
 ORDER BY place, name;
 
+-- name: any_explained
+SELECT EXISTS (FROM token_parts);
+
 -- name: explained
 -- The tokens of the examples that were explained for a query.
-SELECT scoring_id, example_id, list({'start': start, 'token': token, 'part': part} ORDER BY position)
+SELECT scoring_id, example_id, start, token, part
 FROM token_parts
-WHERE query_id = $query AND side = 'example' AND list_contains($scorings, scoring_id)
-GROUP BY scoring_id, example_id;
+WHERE query_id = $query AND side = 'example' AND scoring_id IN ($a, $b)
+ORDER BY scoring_id, example_id, position;
 
 -- name: why
 SELECT query_id, prompt, target, example_id, text
