@@ -18,7 +18,7 @@ from attrstore.errors import AttrstoreError, InputError, StoreError
 from attrstore.web.address import Address
 from attrstore.web.ask_sql import sql_file, sql_page
 from attrstore.web.example import example_page
-from attrstore.web.frame import chosen_pair, page
+from attrstore.web.frame import page
 from attrstore.web.guard import Guard
 from attrstore.web.lease import Lease
 from attrstore.web.markup import el
@@ -65,7 +65,6 @@ def application(path: Path, *, token: str, hosts: frozenset[str]) -> Starlette:
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        pages.submit(_looked_at, lease)
         yield
         for threads in (pages, queries):
             threads.shutdown()
@@ -77,12 +76,6 @@ def application(path: Path, *, token: str, hosts: frozenset[str]) -> Starlette:
     routes.append(Route("/static/{name}", _static))
     guard = Middleware(Guard, token=token, hosts=hosts)
     return Starlette(routes=routes, middleware=[guard], lifespan=lifespan)
-
-
-def _looked_at(lease: Lease) -> None:
-    """Find out what every page needs before the first one is asked for."""
-    with contextlib.suppress(AttrstoreError), lease.open() as snapshot:  # a page will say what is wrong
-        chosen_pair(snapshot, Address())
 
 
 def _shown(lease: Lease, view: View, threads: Executor) -> Endpoint:
