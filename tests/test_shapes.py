@@ -287,7 +287,12 @@ def test_attrstore_reads_a_chat_model_from_files_to_answer(tmp_path: Path) -> No
         ingest_gradients(store, model=folder, projection_dim=64, code="fp16")
         score(store, "cosine")
         (first,) = store.rows("SELECT example, score FROM influence WHERE rank = 1")
+        for loss in ("auto", "all"):
+            store.tail_patch(model=folder, loss=loss, top=1)
+        patched = store.rows("SELECT optimizer, delta_logprob FROM tail_patches ORDER BY optimizer")
     assert first == ("c1", pytest.approx(1, abs=1e-3))
+    assert [optimizer for optimizer, _ in patched] == ["sgd", "sgd, loss all"]
+    assert patched[0][1] > patched[1][1] > 0  # the same step on fewer tokens, all of them the answer's
 
 
 def test_representations_of_where_the_prompt_ends(store: Store, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import TypedDict
 from attrstore.errors import InputError, flag
 from attrstore.ingest.encode.recipes import DTYPES, Running
 from attrstore.ingest.model import chosen_state
+from attrstore.ingest.model.rendering import LOSSES
 from attrstore.options import option
 
 LEARNING_RATES = {"adamw": 1e-6, "adam": 1e-6, "sgd": 1e-3}  # form of a step: its size if not given
@@ -40,6 +41,7 @@ class TailPatchOptions(Running):
     max_length: int | None = option(
         None, "Tokens of a text.", least=2, metavar="N", unset="the model's context"
     )
+    loss: str = option("auto", "Which tokens of an example carry loss, as at ingest.", choices=LOSSES)
 
     def __post_init__(self) -> None:
         """Refuse options that do not go together."""
@@ -87,6 +89,7 @@ class TailPatchFields(TypedDict, total=False):
     optimizer_name: str | None
     optimizer_state: str | Path | None
     max_length: int | None
+    loss: str
     device: str
     batch_tokens: int
 

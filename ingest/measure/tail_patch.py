@@ -58,6 +58,9 @@ class Setting:
     optimizer: str
     learning_rate: float
     state: str | None  # fingerprint of the optimizer's state, if it is used
+    loss: str = (
+        "auto"  # which tokens of an example carry it; part of the optimizer's name where it is no other
+    )
 
     @property
     def meta_key(self) -> str:
@@ -105,7 +108,7 @@ def tail_patch(
     saved, said = chosen_state.choose(
         wanted, loaded.path, partial(optimizer.parameter_moments, model=loaded.model)
     )
-    setting = _setting(loaded, asked.optimizer_name, saved, asked.learning_rate)
+    setting = _setting(loaded, asked, saved)
     _refuse_other_state(store, setting)
     work = store.named(
         "tail_patch",
@@ -130,13 +133,9 @@ def tail_patch(
         return replace(Job(store, setting, loaded, step, asked.batch_tokens, run, progress)(work), state=said)
 
 
-def _setting(
-    loaded: LoadedModel,
-    optimizer_name: str | None,
-    saved: Mapping[str, Saved] | None,
-    learning_rate: float | str | None,
-) -> Setting:
+def _setting(loaded: LoadedModel, asked: TailPatchOptions, saved: Mapping[str, Saved] | None) -> Setting:
     """Say what identifies the measurements; the optimizer's name says what else a step depends on."""
+    optimizer_name, learning_rate = asked.optimizer_name, asked.learning_rate
     if saved is None and optimizer_name in ("adamw", "adam"):
         raise InputError(
             f"{flag('optimizer')} {optimizer_name}: needs the saved second moment. Give {flag('optimizer_state')} FILE."
@@ -148,7 +147,10 @@ def _setting(
     else:
         rate = LEARNING_RATES[chosen] if learning_rate is None else float(learning_rate)
     shorter = f", {loaded.context} tokens" if loaded.context < loaded.longest else ""
-    return Setting(loaded.fingerprint, chosen + shorter, rate, optimizer.fingerprint(saved))
+    other = f", loss {asked.loss}" if asked.loss != "auto" else ""
+    return Setting(
+        loaded.fingerprint, chosen + shorter + other, rate, optimizer.fingerprint(saved), asked.loss
+    )
 
 
 @dataclass
@@ -224,7 +226,7 @@ class Job:
             shard = dict(work[start : start + SHARD])
             rows = self.store.named("tail_patch", "examples", {"ids": list(shard)}).fetchall()
             tokenizer, context = self.loaded.tokenizer, self.loaded.context
-            for item in sequences.examples(sorted(rows), tokenizer, context, "truncate"):
+            for item in sequences.examples(sorted(rows), tokenizer, context, "truncate", self.setting.loss):
                 yield item, shard[item.key]
 
     def _queries(self, ids: list[int]) -> dict[int, Item]:
