@@ -454,8 +454,8 @@ class Verbs:
         """Return one row a scoring: MRR, hit@10, recall@10, precision@1, MAP, tail-patch (nats), as a polars frame.
 
         Args:
-            options: of `attrstore.evaluation.report.report`, one of: by, class_column, intervals, kinds, lds,
-                leave_out.
+            options: of `attrstore.evaluation.report.report`, one of: by, class_column, intervals, against,
+                kinds, lds, leave_out.
         """
         from attrstore.evaluation.report import report
 

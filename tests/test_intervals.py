@@ -10,6 +10,9 @@ import numpy as np
 import pyarrow
 import pytest
 
+from attrstore import InputError
+from attrstore.evaluation import report as reports
+
 if TYPE_CHECKING:
     from attrstore import Store
 
@@ -86,6 +89,43 @@ def test_the_bounds_are_quantiles_of_the_resampled_means(worlds: Store) -> None:
         )
         assert mean == pytest.approx(of_query.mean())
         assert (low, high) == pytest.approx(np.quantile(means, [0.025, 0.975]).tolist(), abs=2e-9)
+
+
+def test_a_difference_is_of_the_queries_that_both_have_and_apart_where_0_lies_outside(worlds: Store) -> None:
+    worlds.execute("DELETE FROM scorings WHERE scoring_id NOT IN ('s0', 's1', 's2')")
+    for table in ("scoring_queries", "scores"):  # s1 has the first 40 queries, and is right in each of them
+        worlds.execute(f"DELETE FROM {table} WHERE scoring_id = 's1' AND query_id >= 40")
+    worlds.execute("DELETE FROM scores WHERE scoring_id = 's1' AND example_id = 1")
+    worlds.execute("UPDATE scores SET rank = 1 WHERE scoring_id = 's1'")
+    ranks = worlds.rows("SELECT scoring_id, query_id, 1 / rank FROM scores WHERE example_id = 0")
+    of = {(scoring, query): value for scoring, query, value in ranks}
+    w = {(r, int(q[1:])): w for r, q, w in worlds.rows("SELECT resample, query, w FROM drawn(1000)")}
+    found = {
+        row["name"]: row for row in reports.report(worlds, against="s0").to_dicts() if row["metric"] == "mrr"
+    }
+    assert list(found) == ["s1", "s2"]
+    for name, n in (("s1", 40), ("s2", QUERIES)):
+        difference = np.array([of[name, q] - of["s0", q] for q in range(n)])
+        weights = np.array([[w[r, q] for q in range(n)] for r in range(1000)])
+        low, high = np.quantile(weights @ difference / weights.sum(axis=1), [0.025, 0.975])
+        row = found[name]
+        assert (row["against"], row["queries"]) == ("s0", n)
+        assert (row["difference"], row["low"], row["high"]) == pytest.approx(
+            (difference.mean(), low, high), abs=2e-9
+        )
+        assert row["caution"] == "fewer than 100 queries"
+        assert row["apart"] is bool(low > 0 or high < 0)
+    assert (found["s1"]["apart"], found["s2"]["apart"]) == (True, False)  # s2 is drawn as s0 is
+    # In one query of 60 alone they differ: it carries all of the variance.
+    worlds.execute("UPDATE scores SET rank = 1 WHERE scoring_id IN ('s0', 's2') AND example_id = 0")
+    worlds.execute("UPDATE scores SET rank = 2 WHERE scoring_id = 's0' AND example_id = 0 AND query_id = 7")
+    (row,) = worlds.rows(
+        "SELECT difference, caution FROM report_differences('s0') WHERE (name, metric) = ('s2', 'mrr')"
+    )
+    assert row[0] == pytest.approx(0.5 / QUERIES)
+    assert row[1].endswith("one query carries over a tenth of the variance")
+    with pytest.raises(InputError, match="no scoring is called s9; there are s0, s1, s2"):
+        reports.report(worlds, against="s9")
 
 
 def test_a_resample_draws_each_query_as_often_as_poisson_says(store: Store) -> None:

@@ -29,6 +29,10 @@ TABLE_ROWS = 1_000  # a terminal is no place for more
 )  # fmt: skip
 @click.option("--intervals", is_flag=True, help="Each metric with its 95% bootstrap interval over queries.")
 @click.option(
+    "--against", metavar="SCORING",
+    help="How much the others lie above this one, query by query, with the 95% interval of the difference.",
+)  # fmt: skip
+@click.option(
     "--kinds",
     is_flag=True,
     help="What the first ten proponents are: states the fact, shares its subject, ...",
@@ -44,6 +48,7 @@ def report_command(store: Path, output_format: str, **asked: Any) -> None:
 
     \b
     Example: attrstore report facts.duckdb --by relation
+             attrstore report facts.duckdb --against bm25
              attrstore report facts.duckdb --lds
     """
     from attrstore.cli.report_table import print_report

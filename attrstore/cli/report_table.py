@@ -26,6 +26,8 @@ SAID_ONCE = {
     "tail_patch_optimizer": "tail-patch by",
     "tail_patch_learning_rate": "tail-patch's learning rate",
     "tail_patch_setting": "tail-patch by",
+    "against": "difference from",
+    "caution": "caution",
 }
 # Said in a note, for those scorings that it concerns.
 NOTED = ("partial", "stale", "tail_patch_measured")
@@ -37,7 +39,10 @@ def print_report(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> No
     What all rows share of model, encoder and setting is said once, below.
     """
     names, table = list(columns), [tuple(row) for row in rows]
-    if "metric" in names:
+    if "against" in names:
+        at = names.index("metric")
+        table = [(*row[:at], heading(str(row[at])), *row[at + 1 :]) for row in table]
+    elif "metric" in names:
         names, table = widened(names, table)
     once = dict(said_once(names, table))
     kept = [

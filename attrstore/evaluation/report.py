@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 _TEXT = (
     "subset_set", "name", "method", "family", "encoder", "model", "value", "metric", "tail_patch_model",
-    "tail_patch_optimizer", "setting",
+    "tail_patch_optimizer", "setting", "against", "caution",
 )  # fmt: skip
 _COUNTS = (
     "queries", "labelled_queries", "tail_patch_queries", "tail_patch_measured", "class_queries", "proponents",
     "subsets", "left_out",
 )  # fmt: skip
-_FLAGS = ("partial", "stale")
+_FLAGS = ("partial", "stale", "apart")
 
 _NO_LOSSES = (
     "No models were trained on subsets yet. First: attrstore subsets {path}, train on each, then attrstore import "
@@ -51,6 +51,7 @@ def report(
     by: str | None = None,
     class_column: str | None = None,
     intervals: bool = False,
+    against: str | None = None,
     kinds: bool = False,
     lds: bool = False,
     leave_out: bool = False,
@@ -66,6 +67,7 @@ def report(
         by=by,
         class_column=class_column,
         intervals=intervals,
+        against=against,
         kinds=kinds,
         lds=lds,
         leave_out=leave_out,
@@ -88,6 +90,7 @@ def tabulate(
     by: str | None = None,
     class_column: str | None = None,
     intervals: bool = False,
+    against: str | None = None,
     kinds: bool = False,
     lds: bool = False,
     leave_out: bool = False,
@@ -101,6 +104,9 @@ def tabulate(
             has the query's class) and `cover` (that class's share of the first n_train / n_classes).
         intervals: one row per scoring and metric instead, with `mean`, `low` and `high`: the central 95% of
             1,000 bootstrap resamples of the queries. With `class_column`, of accuracy and cover too.
+        against: the name of a scoring. One row per other scoring and metric instead: how much it lies above that one,
+            query by query over those that both have, with the 95% interval of that difference; `apart` where 0 lies
+            outside.
         kinds: what the first ten proponents are instead, as shares: the view `proponent_kinds`, made wide.
         lds: how well the scorings foretell models trained on subsets instead: the macro `lds_report`.
         leave_out: what leaving out the strongest proponents did instead: the macro `leave_out_report`.
@@ -108,9 +114,17 @@ def tabulate(
     Raises:
         InputError: more than one was asked for, or nothing has such a key.
     """
-    if (by is not None) + (class_column is not None or intervals) + kinds + lds + leave_out > 1:
+    instead = (
+        by is not None,
+        class_column is not None or intervals,
+        against is not None,
+        kinds,
+        lds,
+        leave_out,
+    )
+    if sum(instead) > 1:
         raise InputError(
-            f"{flag('by')}, {flag('class_column')} (also with {flag('intervals')}), "
+            f"{flag('by')}, {flag('class_column')} (also with {flag('intervals')}), {flag('against')}, "
             f"{flag('kinds')}, {flag('lds')} and {flag('leave_out', 'top')} cannot be combined. Ask for "
             "one at a time."
         )
@@ -119,6 +133,8 @@ def tabulate(
         found = _classes(store, class_column, intervals=intervals)
     elif intervals:
         found = _fetch(store, "intervals")
+    elif against is not None:
+        found = _differences(store, against)
     elif by is not None:
         _require_key(store, by, examples=False)
         found = _fetch(store, "by", {"key": by})
@@ -176,6 +192,18 @@ def _fetch(store: Store, name: str, parameters: dict[str, object] | None = None)
     cursor = store.named("report", name, parameters)
     columns = tuple(column[0] for column in cursor.description or ())
     return Report(columns, cursor.fetchall())
+
+
+def _differences(store: Store, name: str) -> Report:
+    names = [row[0] for row in store.rows("SELECT name FROM scorings ORDER BY name")]
+    if name not in names:
+        raise InputError(
+            f"{store.path}: no scoring is called {name}; there are {', '.join(names) or 'none'}."
+        )
+    found = _fetch(store, "differences", {"name": name})
+    if found.rows:
+        return found
+    return replace(found, notes=(f"No query has a label or a tail-patch in {name} and in another scoring.",))
 
 
 def _lds(store: Store) -> Report:

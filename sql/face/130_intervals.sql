@@ -56,3 +56,58 @@ SELECT
 FROM measured
 JOIN bounds USING (name, metric)
 ORDER BY metric = 'mrr' DESC, metric, family, mean DESC, name;
+
+-- How much each scoring's metrics lie above those of one of them, query by query over the queries that both have: the mean
+-- of the differences with the central 95% of its values over resamples of these queries. `apart`: 0 lies outside. This is
+-- the test for two scorings of the same queries; that their own intervals overlap is not. `caution` says where the
+-- interval is less than it promises: few queries, or one that carries over a tenth of the variance.
+--   FROM report_differences('bm25') WHERE metric = 'mrr'
+CREATE OR REPLACE MACRO report_differences(reference, resamples := 1000) AS TABLE
+WITH measured AS (
+    UNPIVOT (
+        SELECT
+            name, query, concat_ws(', ', tail_patch_model, tail_patch_optimizer, tail_patch_learning_rate) AS step,
+            reciprocal_rank AS mrr, hit_at_10::DOUBLE AS hit_at_10, recall_at_10, precision_at_1::DOUBLE AS precision_at_1,
+            average_precision AS map, tail_patch_logprob, tail_patch_prob
+        FROM query_report
+    )
+    ON mrr, hit_at_10, recall_at_10, precision_at_1, map, tail_patch_logprob, tail_patch_prob
+    INTO NAME metric VALUE value
+),
+pairs AS (
+    SELECT one.name, one.metric, one.query, one.value - other.value AS difference
+    FROM measured AS one
+    JOIN measured AS other
+        ON other.query = one.query AND other.metric = one.metric
+        -- Tail-patch by another step is another measure.
+        AND (NOT starts_with(one.metric, 'tail_patch') OR other.step = one.step)
+    WHERE other.name = reference AND one.name <> reference
+),
+means AS (
+    SELECT name, metric, resample, sum(w * difference) / nullif(sum(w), 0) AS mean
+    FROM pairs
+    JOIN drawn(resamples) USING (query)
+    GROUP BY name, metric, resample
+),
+bounds AS (
+    SELECT name, metric, quantile_cont(mean, [0.025, 0.975]) AS bound FROM means GROUP BY name, metric
+),
+spread AS (
+    SELECT
+        name, metric, count(*) AS queries, avg(difference) AS difference,
+        max(difference) - avg(difference) AS above, avg(difference) - min(difference) AS below,
+        var_pop(difference) * count(*) AS variance
+    FROM pairs
+    GROUP BY name, metric
+)
+SELECT
+    name, reference AS against, metric, queries, round(difference, 9) AS difference,
+    round(bound[1], 9) AS low, round(bound[2], 9) AS high,
+    low > 0 OR high < 0 AS apart,
+    nullif(concat_ws(', ',
+        CASE WHEN queries < 100 THEN 'fewer than 100 queries' END,
+        CASE WHEN greatest(above, below) ** 2 > variance / 10 THEN 'one query carries over a tenth of the variance' END
+    ), '') AS caution
+FROM spread
+JOIN bounds USING (name, metric)
+ORDER BY metric = 'mrr' DESC, metric, spread.difference DESC, name;

@@ -10,6 +10,10 @@ FROM report_by($key);
 -- One row per scoring and metric, with its 95% bootstrap interval over queries.
 FROM report_intervals();
 
+-- name: differences
+-- One row per other scoring and metric: how much it lies above the scoring of this name, query by query.
+FROM report_differences($name);
+
 -- name: kinds
 -- One row per scoring: what its first ten proponents are, each kind as its share of them.
 SELECT
