@@ -119,11 +119,11 @@ def test_a_difference_is_of_the_queries_that_both_have_and_apart_where_0_lies_ou
     # In one query of 60 alone they differ: it carries all of the variance.
     worlds.execute("UPDATE scores SET rank = 1 WHERE scoring_id IN ('s0', 's2') AND example_id = 0")
     worlds.execute("UPDATE scores SET rank = 2 WHERE scoring_id = 's0' AND example_id = 0 AND query_id = 7")
-    (row,) = worlds.rows(
+    (alone,) = worlds.rows(
         "SELECT difference, caution FROM report_differences('s0') WHERE (name, metric) = ('s2', 'mrr')"
     )
-    assert row[0] == pytest.approx(0.5 / QUERIES)
-    assert row[1].endswith("one query carries over a tenth of the variance")
+    assert alone[0] == pytest.approx(0.5 / QUERIES)
+    assert alone[1].endswith("one query carries over a tenth of the variance")
     with pytest.raises(InputError, match="no scoring is called s9; there are s0, s1, s2"):
         reports.report(worlds, against="s9")
 
