@@ -27,7 +27,7 @@ HOW_MANY = {"queries", "labelled_queries", "class_queries", "pairs"}
 SCORING = {"name", "scoring", "influence", "encoder", "from_model"}
 MODEL = {"model", "from_model"}
 ARGUMENTS = {"metadata_key": "'kind'", "depth": "10", "input": "'text 3'", "query_terms": "['text']"}
-SCORINGS = {"influence_scoring": "'trackstar'", "retrieval_scoring": "'bm25'"}
+SCORINGS = {"influence_scoring": "'trackstar'", "retrieval_scoring": "'bm25'", "reference": "'bm25'"}
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +77,7 @@ def test_every_view_and_macro_with_a_mean_names_n_scoring_and_model(filled: Path
         "method_report",
         "report_by",
         "report_intervals",
+        "report_differences",
         "class_report",
         "alignment",
         "lds_report",
@@ -89,7 +90,8 @@ def reports() -> list[list[str]]:
     calls: list[list[str]] = [[]]
     for option in report_command.params:
         if isinstance(option, click.Option) and option.name not in ("output_format", "help"):
-            calls.append([option.opts[0]] if option.is_flag else [option.opts[0], "kind"])
+            value = "bm25" if option.name == "against" else "kind"
+            calls.append([option.opts[0]] if option.is_flag else [option.opts[0], value])
     return calls
 
 
@@ -103,7 +105,14 @@ def test_every_report_names_n_scoring_and_model(filled: Path, options: list[str]
 
 
 def test_what_is_printed_says_so_too(filled: Path) -> None:
-    for options in ([], ["--intervals"], ["--by", "kind"], ["--class-column", "kind"], ["--kinds"]):
+    for options in (
+        [],
+        ["--intervals"],
+        ["--by", "kind"],
+        ["--class-column", "kind"],
+        ["--kinds"],
+        ["--against", "bm25"],
+    ):
         shown = CliRunner().invoke(main, ["report", str(filled), *options]).stdout
         assert "model: models/tiny" in shown, options
         assert "encoder: k16" in shown, options

@@ -66,7 +66,8 @@ CREATE OR REPLACE MACRO report_differences(reference, resamples := 1000) AS TABL
 WITH measured AS (
     UNPIVOT (
         SELECT
-            name, query, concat_ws(', ', tail_patch_model, tail_patch_optimizer, tail_patch_learning_rate) AS step,
+            name, encoder, model, query, tail_patch_model,
+            concat_ws(', ', tail_patch_model, tail_patch_optimizer, tail_patch_learning_rate) AS step,
             reciprocal_rank AS mrr, hit_at_10::DOUBLE AS hit_at_10, recall_at_10, precision_at_1::DOUBLE AS precision_at_1,
             average_precision AS map, tail_patch_logprob, tail_patch_prob
         FROM query_report
@@ -75,7 +76,9 @@ WITH measured AS (
     INTO NAME metric VALUE value
 ),
 pairs AS (
-    SELECT one.name, one.metric, one.query, one.value - other.value AS difference
+    SELECT
+        one.name, one.encoder, one.metric, one.query, one.value - other.value AS difference,
+        CASE WHEN starts_with(one.metric, 'tail_patch') THEN one.tail_patch_model ELSE one.model END AS model
     FROM measured AS one
     JOIN measured AS other
         ON other.query = one.query AND other.metric = one.metric
@@ -94,14 +97,15 @@ bounds AS (
 ),
 spread AS (
     SELECT
-        name, metric, count(*) AS queries, avg(difference) AS difference,
+        name, any_value(encoder) AS encoder, any_value(model) AS model, metric,
+        count(*) AS queries, avg(difference) AS difference,
         max(difference) - avg(difference) AS above, avg(difference) - min(difference) AS below,
         var_pop(difference) * count(*) AS variance
     FROM pairs
     GROUP BY name, metric
 )
 SELECT
-    name, reference AS against, metric, queries, round(difference, 9) AS difference,
+    name, reference AS against, encoder, model, metric, queries, round(difference, 9) AS difference,
     round(bound[1], 9) AS low, round(bound[2], 9) AS high,
     low > 0 OR high < 0 AS apart,
     nullif(concat_ws(', ',
