@@ -62,6 +62,7 @@ EXTRAS = {
     "peft": "lora",
     "gguf": "gguf",
     "ray": "ray",
+    "accelerate": "offload",
 }
 
 

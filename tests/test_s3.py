@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pytest
 from click.testing import CliRunner
 
@@ -149,3 +150,8 @@ def test_any_file_system_of_fsspec_will_do(path: Path, tmp_path: Path) -> None:
     assert contents(folder) == contents(folder_at(tmp_path / "shards"))
     with attrstore.open(path, writable=True) as store:
         assert shards.attach(store, folder, silent).rows == 40
+        columns = "example_id, code, scales, n_tokens, loss, status"
+        attached = store.rows(f"SELECT {columns} FROM encodings ORDER BY example_id")
+    with duckdb.connect() as plain:  # a plain DuckDB reads the files
+        files = f"read_parquet('{tmp_path}/shards/*.parquet')"
+        assert plain.execute(f"SELECT {columns} FROM {files} ORDER BY example_id").fetchall() == attached

@@ -79,7 +79,9 @@ def plan(
     recipe = replace(recipe or GradientRecipe(), **fields)
     if not store.value("SELECT count(*) FROM examples"):
         raise InputError(f"{store.path}: no examples yet. First: attrstore ingest corpus {store.path} FILE")
-    loaded = causal.load(model, device=recipe.device, dtype=recipe.dtype, max_length=recipe.max_length)
+    loaded = causal.load(
+        model, device=recipe.device, dtype=recipe.dtype, max_length=recipe.max_length, offloads=True
+    )
     maps = linear.find(loaded.model, recipe.modules)
     if recipe.modules is None:
         linear.refuse_stacks(loaded.model, maps)

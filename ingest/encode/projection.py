@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
+from attrstore.ingest.model.offload import device_of
 from attrstore.ingest.model.optimizer import Full
 
 if TYPE_CHECKING:
@@ -61,10 +62,8 @@ class Folded(NamedTuple):
 
 def folded(projections: Mapping[str, Projection], model: nn.Module) -> dict[str, Folded]:
     """Fold each for the device and the precision of the model, by name."""
-    weight = next(model.parameters())
-    return {
-        name: Folded.of(projection, weight.device, weight.dtype) for name, projection in projections.items()
-    }
+    device, dtype = device_of(model), next(model.parameters()).dtype
+    return {name: Folded.of(projection, device, dtype) for name, projection in projections.items()}
 
 
 def make(linear: LinearMap, *, dim: int, seed: int, moment: Moment | None) -> Projection:

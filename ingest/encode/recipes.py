@@ -100,6 +100,10 @@ class EncodingRecipe(Running):
 class RenderingRecipe(EncodingRecipe):
     """What the encoders of a causal language model choose about examples that are no plain texts."""
 
+    device: str = option(
+        "auto", "auto, cpu or cuda; offload for a model that is larger: weights come from memory or disk when a layer "
+        "is run.",
+    )  # fmt: skip
     loss: str = option(
         "auto", "Which tokens of an example carry loss. auto: all of a text, the completion after a prompt, what the "
         "assistant says in a chat, and of tokens those whose labels say so.", choices=LOSSES,

@@ -13,6 +13,7 @@ from attrstore.ingest.encode.job import Encoded, ingest, record, refuse_other_re
 from attrstore.ingest.encode.plan import Plan
 from attrstore.ingest.encode.recipes import RepresentationFields, RepresentationRecipe
 from attrstore.ingest.model import causal
+from attrstore.ingest.model.offload import device_of
 from attrstore.ingest.model.pooling import pool
 from attrstore.ingest.model.rendering import chat_template
 from attrstore.progress import silent
@@ -63,7 +64,9 @@ def plan(
 ) -> Plan:
     """Load the model and make its encoder; nothing is written. Arguments are those of `ingest_representations`."""
     recipe = replace(recipe or RepresentationRecipe(), **fields)
-    loaded = causal.load(model, device=recipe.device, dtype=recipe.dtype, max_length=recipe.max_length)
+    loaded = causal.load(
+        model, device=recipe.device, dtype=recipe.dtype, max_length=recipe.max_length, offloads=True
+    )
     recipe = recipe.of_depth(loaded.model.config.num_hidden_layers)
     blocks = make_blocks([("hidden", loaded.model.config.hidden_size)])
     name = name or f"layer{recipe.layer}-{recipe.pooling}"
@@ -80,7 +83,7 @@ class _HiddenStates:
 
     def __init__(self, model: PreTrainedModel, layer: int, pooling: str) -> None:
         self.model, self.layer, self.pooling = model, layer, pooling
-        self.device = next(model.parameters()).device
+        self.device = device_of(model)
 
     @torch.inference_mode()
     def __call__(self, batch: Batch) -> tuple[Tensor, Tensor]:

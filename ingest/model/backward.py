@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from attrstore.ingest.model.offload import device_of
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
@@ -29,7 +31,7 @@ class Backward:
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
-        self.device = next(model.parameters()).device
+        self.device = device_of(model)
         self.head = model.get_output_embeddings()
         self.trunk = model.base_model
         self.split = self._is_trunk_and_head()
@@ -95,6 +97,8 @@ class Backward:
     def _is_trunk_and_head(self) -> bool:
         """Whether head(trunk(x)) is the model's own output."""
         if not isinstance(self.head, torch.nn.Linear) or self.trunk is self.model:
+            return False
+        if self.head.weight.device != self.device:  # they are fetched when it is called, and only then
             return False
         tokens = torch.arange(8, device=self.device).unsqueeze(0) % self.model.config.vocab_size
         own = self.model(input_ids=tokens, use_cache=False).logits.float()

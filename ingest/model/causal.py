@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypedDict
 import torch
 
 from attrstore.errors import InputError, MismatchError, flag
-from attrstore.ingest.model import broken, fingerprints, gguf, memory, sequences, weights
+from attrstore.ingest.model import broken, fingerprints, gguf, memory, offload, sequences, weights
 from attrstore.ingest.model.adapters import Adapter
 from attrstore.ingest.model.memory import InMemory
 from attrstore.vectors.devices import choose_device
@@ -68,12 +68,17 @@ class LoadedModel:
 
 
 def load(
-    given: Given, *, device: str = "auto", dtype: str = "float32", max_length: int | None = None
+    given: Given,
+    *,
+    device: str = "auto",
+    dtype: str = "float32",
+    max_length: int | None = None,
+    offloads: bool = False,
 ) -> LoadedModel:
     """Load a model's directory, or the adapter there on its base: safetensors only, no remote code.
 
     A GGUF file, or a folder with its weights in one, is read with the file's own tokenizer. A model in memory is taken
-    as it is, and left as it was.
+    as it is, and left as it was. Where the caller `offloads`, the device may be `offload`.
 
     Raises `InputError` naming the folder when it has no config, no tokenizer, or not all weights, or weights that are
     not the config's.
@@ -86,7 +91,10 @@ def load(
 
     folder = Path(given)
     file = gguf.file_of(folder)
+    away = offloads and device == offload.DEVICE
     if file is not None:
+        if away:
+            offload.refuse(f"{flag('model')} {file}", "a GGUF file")
         return _from_gguf(file, device, dtype, max_length)
     adapter = Adapter.read(folder)
     base = folder if adapter is None else adapter.base
@@ -94,7 +102,10 @@ def load(
         f"{flag('model')} {folder}" if adapter is None else f"{flag('model')} {folder}: its base model {base}"
     )
     _refuse_incomplete(base, named)
-    placed = choose_device(device)
+    if away and adapter is not None:
+        offload.refuse(f"{flag('model')} {folder}", "an adapter")
+    spread = offload.placement() if away else {}
+    placed = choose_device("auto" if away else device)
     tokenized = folder if (folder / "tokenizer_config.json").is_file() else base
     with broken.named(f"{named}: its config.json cannot be loaded."):
         AutoConfig.from_pretrained(base, **LOCAL)
@@ -102,14 +113,18 @@ def load(
         tokenizer = AutoTokenizer.from_pretrained(tokenized, **LOCAL)
     with broken.named(f"{named}: cannot be loaded."), quiet():
         model, info = AutoModelForCausalLM.from_pretrained(
-            base, dtype=DTYPES[dtype], use_safetensors=True, **LOADING, **LOCAL
+            base, dtype=DTYPES[dtype], use_safetensors=True, **LOADING, **LOCAL, **spread
         )
     refuse_other_weights(named, info)
     fingerprint = fingerprints.of_folder(base)
     if adapter is not None:
         model = adapter.attach(model)
         fingerprint = adapter.fingerprint(fingerprint)
-    model.eval().requires_grad_(False).to(placed)
+    model.eval().requires_grad_(False)
+    if away:
+        offload.tidy(model, spread)
+    else:
+        model.to(placed)
     return _checked(model, tokenizer, (str(folder), fingerprint), placed, max_length, named)
 
 

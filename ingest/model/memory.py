@@ -67,7 +67,10 @@ class InMemory:
             )
         if len(devices) != 1 or torch.device("meta") in devices:
             there = ", ".join(sorted(map(str, devices)))
-            raise InputError(f"{self.named}: its weights are on {there}. Move them to one device.")
+            raise InputError(
+                f"{self.named}: its weights are on {there}. Move them to one device, or give the model's folder with "
+                f"{flag('device')} offload."
+            )
         place: torch.device = devices.pop()
         if device not in ("auto", str(place), place.type):
             raise InputError(
