@@ -101,8 +101,16 @@ def serving(store: Path) -> Iterator[Server]:
 def get(connection: http.client.HTTPConnection, cookie: str, path: str) -> float:
     """Return the milliseconds until a page is there."""
     started = time.perf_counter()
-    connection.request("GET", path, headers={"Cookie": cookie})
-    answer = connection.getresponse()
+    try:
+        connection.request("GET", path, headers={"Cookie": cookie})
+        answer = connection.getresponse()
+    except (
+        http.client.RemoteDisconnected,
+        BrokenPipeError,
+    ):  # the server closes what was idle for five seconds
+        connection.close()
+        connection.request("GET", path, headers={"Cookie": cookie})
+        answer = connection.getresponse()
     answer.read()
     if answer.status != 200:
         raise RuntimeError(f"{path}: {answer.status}")

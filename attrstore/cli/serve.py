@@ -16,15 +16,19 @@ from attrstore.terminal import say
 @click.option(
     "--port", type=click.IntRange(0, 65535), default=8642, show_default=True, help="0: any free one."
 )
+@click.option(
+    "--model", type=click.Path(path_type=Path), help="Let the page ask this model about other prompts."
+)
 @click.option("--open", "open_browser", is_flag=True, help="Open the address in your browser.")
-def serve_command(store: Path, port: int, open_browser: bool) -> None:
+def serve_command(store: Path, port: int, model: Path | None, open_browser: bool) -> None:
     """Show a store in a browser on this machine: queries, proponents side by side, reports, SQL.
 
     Only this machine reaches it, and only with the address that is printed. The store is open only while a
-    page is made, so that an ingest may start beside it.
+    page is made, so that an ingest may start beside it. With --model the page also asks about other prompts.
 
     \b
     Example: attrstore serve facts.duckdb
+             attrstore serve facts.duckdb --model model
     """
     from attrstore.web.serve import serve
 
@@ -33,4 +37,4 @@ def serve_command(store: Path, port: int, open_browser: bool) -> None:
         if open_browser:
             webbrowser.open(address)
 
-    serve(store, port=port, opened=opened)
+    serve(store, port=port, opened=opened, model=model)

@@ -43,6 +43,10 @@ class Address:
     # SQL
     q: str = ""
     plot: int = 0
+    # a question to the model
+    prompt: str = ""
+    target: str = ""
+    stop: int = 0
 
     @classmethod
     def read(cls, parameters: Mapping[str, str]) -> Self:
@@ -72,7 +76,20 @@ class Address:
     def list_only(self) -> Address:
         """Return the state of the list alone."""
         return replace(
-            self, id="", example="", at=0, n=10, source="", opponents=0, tint=0, by="", q="", plot=0
+            self,
+            id="",
+            example="",
+            at=0,
+            n=10,
+            source="",
+            opponents=0,
+            tint=0,
+            by="",
+            q="",
+            plot=0,
+            prompt="",
+            target="",
+            stop=0,
         )
 
     def bound(self, name: str) -> float | None:

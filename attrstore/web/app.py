@@ -16,7 +16,9 @@ from starlette.routing import Route
 
 from attrstore.errors import AttrstoreError, InputError, StoreError
 from attrstore.web.address import Address
+from attrstore.web.ask import ask_page
 from attrstore.web.ask_sql import sql_file, sql_page
+from attrstore.web.asking import Asker
 from attrstore.web.example import example_page
 from attrstore.web.frame import page
 from attrstore.web.guard import Guard
@@ -51,15 +53,16 @@ FILES = {"csv": "text/csv", "parquet": "application/vnd.apache.parquet"}
 STATIC = {"style.css": "text/css", "page.js": "text/javascript", "icon.svg": "image/svg+xml"}
 
 
-def application(path: Path, *, token: str, hosts: frozenset[str]) -> Starlette:
+def application(path: Path, *, token: str, hosts: frozenset[str], model: Path | None = None) -> Starlette:
     """Return the ASGI application that shows the store at `path`.
 
     Args:
         path: the store.
         token: what the first address must bring.
         hosts: names with port under which it answers, as `127.0.0.1:8000`.
+        model: whom to ask about what is not in the store; nobody, if not given.
     """
-    lease = Lease(path)
+    lease, asker = Lease(path), Asker(path, model) if model else None
     # More threads would only wait for each other; SQL has its own, because it may take its full time.
     pages, queries = ThreadPoolExecutor(PAGES, "page"), ThreadPoolExecutor(QUERIES, "sql")
 
@@ -68,10 +71,13 @@ def application(path: Path, *, token: str, hosts: frozenset[str]) -> Starlette:
         yield
         for threads in (pages, queries):
             threads.shutdown()
+        if asker:
+            asker.stop()
         lease.close()
 
     routes = [Route(address, _shown(lease, view, pages)) for address, view in VIEWS.items()]
-    routes.append(Route("/sql", _answered(lease, queries)))
+    routes.append(Route("/sql", _new(path.name, lambda address: _sql(lease, address), queries)))
+    routes.append(Route("/ask", _new(path.name, lambda address: ask_page(lease, asker, address), pages)))
     routes += [Route(f"/sql.{kind}", _downloaded(path, kind, queries)) for kind in FILES]
     routes.append(Route("/static/{name}", _static))
     guard = Middleware(Guard, token=token, hosts=hosts)
@@ -97,16 +103,16 @@ def _shown(lease: Lease, view: View, threads: Executor) -> Endpoint:
     return endpoint
 
 
-def _answered(lease: Lease, threads: Executor) -> Endpoint:
-    """Return the endpoint of the SQL view; nothing is kept, since an answer may change with the clock."""
+def _sql(lease: Lease, address: Address) -> str:
+    with lease.open() as snapshot:
+        return sql_page(snapshot, address)
+
+
+def _new(name: str, view: Callable[[Address], str], threads: Executor) -> Endpoint:
+    """Return the endpoint of a view of which nothing is kept: what it says changes with the clock."""
 
     async def endpoint(request: Request) -> Response:
-        def make() -> Response:
-            address = Address.read(request.query_params)
-            with lease.open() as snapshot:
-                return HTMLResponse(sql_page(snapshot, address))
-
-        return await _made(make, lease.path.name, threads)
+        return await _made(lambda: HTMLResponse(view(Address.read(request.query_params))), name, threads)
 
     return endpoint
 

@@ -179,10 +179,16 @@ def _patches(snapshot: Snapshot, query: Query) -> dict[int, float]:
 
 
 def _words(snapshot: Snapshot, query: Query) -> marks.Words:
+    return marks.words(query.prompt, query.target, common_words(snapshot))
+
+
+def common_words(snapshot: Snapshot) -> frozenset[str]:
+    """Return the words that say nothing of what two texts share."""
+
     def make(store: Store) -> frozenset[str]:
         return frozenset(word for (word,) in store.named("web", "common_words").fetchall())
 
-    return marks.words(query.prompt, query.target, snapshot.once("common words", make))
+    return snapshot.once("common words", make)
 
 
 # On the page

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from attrstore.web.address import Address
     from attrstore.web.kept import Snapshot
 
-VIEWS = (("Queries", "/"), ("Overview", "/overview"), ("SQL", "/sql"))
+VIEWS = (("Queries", "/"), ("Overview", "/overview"), ("Ask", "/ask"), ("SQL", "/sql"))
 
 
 class Scoring(NamedTuple):

@@ -16,10 +16,11 @@ if TYPE_CHECKING:
 ADDRESS = "127.0.0.1"
 
 
-def serve(path: Path, *, port: int, opened: Callable[[str], None]) -> None:
+def serve(path: Path, *, port: int, opened: Callable[[str], None], model: Path | None = None) -> None:
     """Serve the store at `path` until interrupted; `opened` is called once with the address to open.
 
-    Port 0 takes a free one. Raises `InputError` when the port is taken or the extra `web` is not installed.
+    Port 0 takes a free one. With a `model` the page also asks about what is not in the store.
+    Raises `InputError` when the port is taken or the extra `web` is not installed.
     """
     try:
         import uvicorn
@@ -27,12 +28,14 @@ def serve(path: Path, *, port: int, opened: Callable[[str], None]) -> None:
         from attrstore.web.app import application
     except ImportError as error:
         raise InputError("the page needs starlette and uvicorn: pip install 'attrstore[web]'") from error
+    if model is not None and not model.exists():
+        raise InputError(f"{model}: no such folder or file. Give the model that ingest read.")
     attrstore.open(path).close()  # what is wrong with the store is said here, not on the page
     listening = _listen(port)
     port = listening.getsockname()[1]
     token = secrets.token_urlsafe(24)
     hosts = frozenset(f"{name}:{port}" for name in (ADDRESS, "localhost"))
-    app = application(path, token=token, hosts=hosts)
+    app = application(path, token=token, hosts=hosts, model=model)
     opened(f"http://{ADDRESS}:{port}/?token={token}")
     config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False, ws="none")
     uvicorn.Server(config).run(sockets=[listening])
