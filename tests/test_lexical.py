@@ -41,9 +41,12 @@ CORPUS = [
 ]
 
 
+OLD_PATTERN = r"[\p{L}\p{N}_]+"  # the default of the first stores
+
+
 def tokens(text: str) -> list[str]:
-    """What a token is, once more: runs of letters, numbers and underscore, character by character."""
-    kept = (c if c == "_" or unicodedata.category(c)[0] in "LN" else " " for c in text.lower())
+    """What a token is, once more: runs of letters, their marks, numbers and underscore, character by character."""
+    kept = (c if c == "_" or unicodedata.category(c)[0] in "LMN" else " " for c in text.lower())
     return "".join(kept).split()
 
 
@@ -335,7 +338,7 @@ def test_score_keeps_the_ranking_with_its_parameters(store: Store) -> None:
     done = score(store, "bm25", top_k=1, b=0.5)
     assert store.rows("SELECT query_id, example_id, rank FROM scores") == [(0, 11, 1)]
     assert done.spec == {
-        "engine": "maxscore", "pattern": r"[\p{L}\p{N}_]+", "fold": True, "stemmer": None, "variant": "okapi",
+        "engine": "maxscore", "pattern": r"[\p{L}\p{M}\p{N}_]+", "fold": True, "stemmer": None, "variant": "okapi",
         "k1": 1.2, "b": 0.5, "epsilon": 0.25, "top_k": 1, "where": None,
     }  # fmt: skip
     for options, message in (
@@ -442,7 +445,7 @@ def _sizes(store: Store) -> tuple[int, int]:
     "options, message",
     [
         ({"stemmer": "english"}, "made with stemmer none, not english"),
-        ({"pattern": r"\S+"}, r"made with pattern \[\\p\{L\}\\p\{N\}_\]\+, not \\S\+"),
+        ({"pattern": r"\S+"}, r"made with pattern \[\\p\{L\}\\p\{M\}\\p\{N\}_\]\+, not \\S\+"),
         ({"fold": False}, "made with fold true, not false"),
     ],
 )
@@ -469,6 +472,21 @@ def test_weights_change_in_place(store: Store) -> None:
     got = {row[0]: row[1] for row in store.rows("SELECT example_id, score FROM bm25('the London')")}
     want = lucene(docs, ["the", "london"], 1.2, 0.75)
     assert [got.get(3 * place + 5, 0.0) for place in range(len(docs))] == pytest.approx(want, abs=1e-6)
+
+
+def test_marks_belong_to_their_word_but_in_an_index_of_before(store: Store) -> None:
+    put(store, ["हिन्दी भाषा", "cafe\u0301 noir", "a cafe"])
+    ask(store, ["हिन्दी", "cafe\u0301"])
+    ingest_lexical(store)
+    terms = "SELECT list(term ORDER BY term) FROM terms"
+    assert store.value(terms) == sorted(["हिन्दी", "भाषा", "cafe\u0301", "noir", "a", "cafe"])
+    assert [row[:2] for row in pairs(store)] == [(0, 5), (1, 8)]
+    ingest_lexical(store, pattern=OLD_PATTERN, rebuild=True)
+    assert store.value(terms) == sorted([*"हनदभष", "cafe", "noir", "a"])
+    put(store, ["हिन्दी again"])
+    ingest_lexical(store)  # an old store goes on as it is
+    assert store.value("SELECT pattern FROM lexical_index") == OLD_PATTERN
+    assert [row[0] for row in store.rows("SELECT id FROM bm25('again')")] == ["e3"]
 
 
 def test_pattern_and_fold_apply_to_queries_too(store: Store) -> None:

@@ -25,7 +25,7 @@ class Index(Options):
     """How the index was made (the first three) and how BM25 reads it, unless asked otherwise."""
 
     # The pattern's default is known to sql/face/100_bm25.sql.
-    pattern: str = option(r"[\p{L}\p{N}_]+", "What a token is (RE2).", metavar="REGEX")
+    pattern: str = option(r"[\p{L}\p{M}\p{N}_]+", "What a token is (RE2).", metavar="REGEX")
     fold: bool = option(True, "Lower-case texts first.")
     stemmer: str | None = option(
         None, "Snowball stemmer, such as english, or none.", metavar="NAME", unset="none"

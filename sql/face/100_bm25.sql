@@ -5,9 +5,12 @@ CREATE OR REPLACE MACRO split_tokens(input, pattern, fold) AS
     regexp_extract_all(CASE WHEN fold THEN lower(input) ELSE input END, pattern);
 
 -- The same with the expression that the index was made with; NULL when there is no index. DuckDB compiles an
--- expression that is not a constant once a row (2 ms), hence the branch for the default one.
+-- expression that is not a constant once a row (2 ms), hence the branches for the default one and that of older stores,
+-- which split words at their marks (Hindi vowels, a decomposed accent).
 CREATE OR REPLACE MACRO tokens(input) AS
-    CASE WHEN (SELECT pattern FROM lexical_index) = '[\p{L}\p{N}_]+'
+    CASE WHEN (SELECT pattern FROM lexical_index) = '[\p{L}\p{M}\p{N}_]+'
+         THEN split_tokens(input, '[\p{L}\p{M}\p{N}_]+', (SELECT fold FROM lexical_index))
+         WHEN (SELECT pattern FROM lexical_index) = '[\p{L}\p{N}_]+'
          THEN split_tokens(input, '[\p{L}\p{N}_]+', (SELECT fold FROM lexical_index))
          ELSE split_tokens(input, (SELECT pattern FROM lexical_index), (SELECT fold FROM lexical_index)) END;
 

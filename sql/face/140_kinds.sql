@@ -4,7 +4,7 @@
 -- A text as its words: lower case, one space between words, so that phrases can be found whole. A word is a run
 -- of letters, digits and underscore, as in the lexical index; punctuation and spacing do not count.
 CREATE OR REPLACE MACRO words_of(words_text) AS
-    trim(regexp_replace(lower(words_text), '[^\p{L}\p{N}_]+', ' ', 'g'));
+    trim(regexp_replace(lower(words_text), '[^\p{L}\p{M}\p{N}_]+', ' ', 'g'));
 
 -- Whether a text has a phrase in it as whole words: mentions('In New York.', 'new york'), but not 'york state'.
 -- A script that puts no space between words has no words to find, unless the phrase stands alone.
