@@ -37,7 +37,7 @@ few = settings(
     max_examples=15, derandomize=True, deadline=None, database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )  # fmt: skip
-many = settings(few, max_examples=400)
+many = settings(few, max_examples=100)
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +141,7 @@ def take(store: Path, folder: Path, what: str, changes: list[tuple[str, float, b
 
 @pytest.mark.parametrize("what", FILES)
 @pytest.mark.slow
-@settings(few, max_examples=60)
+@settings(few, max_examples=20)
 @given(changes=edits)
 def test_files(store: Path, tmp_path: Path, what: str, changes: list[tuple[str, float, bytes]]) -> None:
     take(store, tmp_path, what, changes)

@@ -129,6 +129,10 @@ def test_make_targets_exist() -> None:
 def test_every_method_is_in_the_table_as_it_describes_itself(method: Method) -> None:
     row = f"| `{method.name}` | {method.paper} | {method.reads.command} | {method.cost} | {method.when} |"
     assert row in DOCS["methods.md"].splitlines()
+    assert not method.differs or f"- `{method.name}`: {method.differs}" in DOCS["methods.md"].splitlines()
+    assert CliRunner().invoke(main, ["score", method.name, "--help"]).output.count("Differs") == bool(
+        method.differs
+    )
 
 
 def test_every_command_has_an_example_in_its_help() -> None:

@@ -47,7 +47,7 @@ class ScoreCommand(click.Command):
             formatter.write_text(method.when)
             formatter.write_paragraph()
             facts = (("Paper", method.paper), ("Reads", method.reads.command), ("Cost", method.cost))
-            formatter.write_dl(facts)
+            formatter.write_dl([*facts, *([("Differs", method.differs)] if method.differs else [])])
 
 
 def _named(args: list[str]) -> Method | None:

@@ -102,6 +102,7 @@ class Method:
     rank: Callable[[Store, Request], Ranking]
     options: Options = field(default_factory=Options)  # its defaults; a frozen dataclass of `option` fields
     takes: Sequence[str] | None = None  # those of their fields that may be given; all, if None
+    differs: str = ""  # what is otherwise than in the paper, beside the codes themselves
 
     @property
     def option_names(self) -> list[str]:

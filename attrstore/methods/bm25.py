@@ -123,4 +123,5 @@ METHOD = Method(
     when="The examples that state the fact, word for word.",
     rank=rank,
     options=Bm25Options(),
+    differs="Lengths are exact, where Lucene keeps each in one byte.",
 )

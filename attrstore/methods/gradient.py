@@ -19,10 +19,19 @@ PARTS = {
 }
 
 
-def _method(name: str, paper: str, cost: str, when: str) -> Method:
+def _method(name: str, paper: str, cost: str, when: str, differs: str = "") -> Method:
     reads = Reads("gradient", "corrected" if paper.startswith(TRACKSTAR) and name != "cosine" else "plain")
     return Method(
-        name, "influence", paper, reads, cost, when, partial(rank, "gradient"), PARTS[name], PUBLISHED
+        name,
+        "influence",
+        paper,
+        reads,
+        cost,
+        when,
+        partial(rank, "gradient"),
+        PARTS[name],
+        PUBLISHED,
+        differs,
     )
 
 
@@ -32,6 +41,7 @@ GRADIENT_METHODS = (
         "Pruthi et al. 2020 (TracIn), arXiv 2002.08484",
         "one scan",
         "A baseline: long and unusual examples win for every query.",
+        "An example's loss is the sum over its tokens, where arXiv 2409.19998 takes the mean.",
     ),
     _method(
         "cosine",
@@ -44,23 +54,27 @@ GRADIENT_METHODS = (
         f"{TRACKSTAR}, varied",
         "one scan",
         "Recommended at the default half-bit codes: no curvature, unit length in each block.",
+        "No curvature, and unit length in each block where the paper has it over the whole vector.",
     ),
     _method(
         "trak",
         "Park et al. 2023 (TRAK), arXiv 2303.14186",
         "two scans",
         "To compare with TRAK's form for one model: curvature, no norm.",
+        "One model, gradients of the loss: no log odds log p/(1 - p), no weights 1 - p, no mean over models.",
     ),
     _method(
         "trackstar",
         TRACKSTAR,
         "two scans",
         "As published: curvature mixed from corpus and queries, unit length.",
+        "Curvature and mixing are computed from the quantised codes; at half a bit they are coarse.",
     ),
     _method(
         "trackstar-block",
         f"{TRACKSTAR}, varied",
         "two scans",
         "The same with curvature. At half-bit codes: the same MRR within the intervals, a lower tail-patch.",
+        "As trackstar, and unit length in each block where the paper has it over the whole vector.",
     ),
 )

@@ -24,9 +24,13 @@ PARTS = {
 }
 
 
-def _method(name: str, paper: str, takes: Sequence[str], cost: str, when: str) -> Method:
+def _method(
+    name: str, paper: str, takes: Sequence[str], cost: str, when: str, differs: str
+) -> Method:  # fmt: skip
     ranked = partial(rank, "gradient")
-    return Method(name, "influence", paper, Reads("gradient"), cost, when, ranked, PARTS[name], takes)
+    return Method(
+        name, "influence", paper, Reads("gradient"), cost, when, ranked, PARTS[name], takes, differs
+    )
 
 
 INVERSE_METHODS = (
@@ -36,6 +40,7 @@ INVERSE_METHODS = (
         PUBLISHED,
         "two scans; d^3 a block",
         "Influence functions with the exact damped inverse: the reference for those below.",
+        "The Hessian is the mean outer product of the examples' gradients (empirical Fisher), block by block.",
     ),
     _method(
         "cg",
@@ -43,6 +48,7 @@ INVERSE_METHODS = (
         ITERATED,
         "two scans; d^2 a block, query and iteration",
         "The same by conjugate gradients, to see what few iterations lose.",
+        "The same Hessian as influence has, where the paper multiplies by the true one.",
     ),
     _method(
         "lissa",
@@ -50,6 +56,7 @@ INVERSE_METHODS = (
         ITERATED,
         "two scans; d^2 a block, query and iteration",
         "The same by the LiSSA recursion, which converges slowly: a comparison.",
+        "The recursion itself; the code released with arXiv 2409.19998 computes a product of gradients instead.",
     ),
     _method(
         "datainf",
@@ -57,6 +64,7 @@ INVERSE_METHODS = (
         CLOSED,
         "three scans; no d x d matrix",
         "The closed form that swaps mean and inverse; for LoRA gradients of any width.",
+        "An example's loss is the sum over its tokens, where the paper takes the mean.",
     ),
     _method(
         "kfac",
@@ -64,6 +72,7 @@ INVERSE_METHODS = (
         CLOSED,
         "two scans; no d x d matrix",
         "Influence for wide projections: two small Kronecker factors a block.",
+        "The factors are means of G G' and G' G of whole gradients, not of inputs and output gradients apart.",
     ),
     _method(
         "ekfac",
@@ -71,5 +80,6 @@ INVERSE_METHODS = (
         CLOSED,
         "three scans; no d x d matrix",
         "K-FAC with corrected eigenvalues: closer to the exact inverse.",
+        "The eigenbasis is that of kfac's factors; the true labels stand in for ones sampled from the model.",
     ),
 )

@@ -96,5 +96,6 @@ LESS = Method(
     when="To select training data as LESS does: Adam's direction for the examples, cosine.",
     rank=rank_less,
     options=LessOptions(norm="vector"),
+    differs="Adam's momentum, which no one example has, is left out; one checkpoint, not a sum over several.",
     takes=("encoder", "query_encoder", "norm", "device"),
 )

@@ -137,5 +137,6 @@ TRACINCP = Method(
     when="Several checkpoints of the run are at hand: --encoders and their learning rates.",
     rank=rank_tracincp,
     options=TracInOptions(),
+    differs="An example's loss is the sum over its tokens.",
     takes=("encoders", "weights", "norm", "curvature", "mixing", "damping", "device"),
 )
