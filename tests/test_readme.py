@@ -24,7 +24,16 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 DOCS = {path.name: path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md"))}
 BLOCK = re.compile(r"^```(sh|python)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 # Each on a store in which all of the README ran; the journey brings its own data.
-PAGES = ["index.md", "inputs.md", "methods.md", "views.md", "evaluation.md", "lds.md", "scale.md"]
+PAGES = [
+    "index.md",
+    "inputs.md",
+    "methods.md",
+    "views.md",
+    "evaluation.md",
+    "lds.md",
+    "scale.md",
+    "explorer.md",
+]
 
 
 @pytest.fixture(scope="module")
