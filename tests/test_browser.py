@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -15,8 +16,10 @@ import uvicorn
 
 import attrstore
 from attrstore.web.app import application
+from attrstore.web.asking import Question
 from attrstore.web.report import write_report
 from tests import hostile, scored
+from tests.test_ask_page import PRINTS, SLEEPS
 
 FLAGS = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
@@ -51,7 +54,7 @@ def address(store: Path) -> Iterator[str]:
     listening = socket.socket()
     listening.bind(("127.0.0.1", 0))
     host = f"127.0.0.1:{listening.getsockname()[1]}"
-    app = application(store, token="secret", hosts=frozenset({host}))
+    app = application(store, token="secret", hosts=frozenset({host}), model=Path("model"))
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", ws="none"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
@@ -111,6 +114,7 @@ VIEWS = {
     "/example?id=e1": "Example",
     f"/overview?{PAIR}": "Overview",
     "/sql?q=FROM+method_report&plot=1": "SQL",
+    "/ask": "Ask",
     "/query?id=nothing": "This does not work",
 }
 
@@ -197,6 +201,28 @@ def test_sql_runs_and_refuses(watched: Watched, address: str) -> None:
         page.wait_for_selector("[role=alert]")
         assert says in page.inner_text("[role=alert]")
         page.goto(f"{address}/sql")
+
+
+def test_a_question_shows_progress_stops_and_is_answered(
+    watched: Watched, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = [SLEEPS, PRINTS]
+    monkeypatch.setattr(Question, "command", lambda *_: [sys.executable, "-S", "-c", answers.pop(0)])
+    page = watched.page
+    page.goto(f"{address}/ask")
+    page.fill("[name=prompt]", "a b")
+    page.fill("[name=target]", " d")
+    page.press("[name=target]", "Enter")
+    page.wait_for_selector("progress")
+    assert "s so far" in page.inner_text("[role=status]")
+    page.click("text=Stop")
+    page.wait_for_selector("text=Stopped.")
+    assert page.input_value("[name=target]") == " d"
+    page.click("button:has-text('Ask')")
+    page.wait_for_selector("article")  # it looks again by itself
+    assert "25.0%" in page.inner_text(".facts")
+    assert hostile.TEXTS["script"] in page.inner_text("article >> nth=0")
+    assert watched.violations() == []
 
 
 def test_without_javascript_every_view_still_reads(chromium: Any, address: str) -> None:

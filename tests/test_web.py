@@ -352,6 +352,32 @@ def test_the_overview_shows_what_kinds_the_first_ten_are(own: Path, world: score
         ), (name, said)
 
 
+def test_the_overview_shows_lds_and_checkpoints_where_there_are_any(own: Path) -> None:
+    with client(own) as browser:
+        browser.get("/", params={"token": "secret"})
+        before = read(browser, "/overview").text
+    assert "Linear datamodelling score" not in before
+    assert "Checkpoints" not in before
+    with attrstore.open(own, writable=True) as store:
+        for i in range(1, 5):
+            scored.add(store, "subsets", "half", i, "lds", scored.N_EXAMPLES, 0, None, None)
+            scored.add(store, "subset_examples", "half", i, i)
+            for q in range(scored.N_QUERIES):
+                scored.add(store, "subset_losses", "half", i, q, 0, float((i * q) % 5), "test")
+        for name, loss in (("early", 3.0), ("late", 1.0)):
+            scored.add(store, "models", name, "t", f"run/{name}", None, "llama", 10)
+            for q in range(scored.N_QUERIES):
+                scored.add(store, "query_losses", name, q, 1, loss, "ok")
+        scored.add(store, "parameter_changes", "early", "late", "w", 4, 4.0, 4.0, 1.0, 3.5)
+    with client(own) as browser:
+        browser.get("/", params={"token": "secret"})
+        page = read(browser, "/overview")
+    assert "half, 4" in page.text
+    assert {"run/early", "run/late"} <= {a.get("title") for a in page.having("bdi")}
+    assert " 2.000 2.000 to 2.000" in page.text  # of the log-probability, from 3 nats to 1
+    assert "100%" in page.text
+
+
 def stored(world: scored.World, name: str) -> set[tuple[int, int]]:
     """Pairs that are stored as proponents: the first ones, and labelled ones that are not among the last."""
     ends = scored.TOP_K if name == "cosine" else 0

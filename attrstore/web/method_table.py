@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from attrstore.web import charts
-from attrstore.web.frame import nothing, number, signed, state
+from attrstore.web.frame import nothing, number, state
 from attrstore.web.markup import Child, Markup, el, join
 from attrstore.web.tables import scrolling
 
@@ -46,28 +46,33 @@ def method_table(snapshot: Snapshot, pair: Pair) -> Markup:
             "No labels yet, so no metrics.",
             f"attrstore ingest labels {snapshot.store.path.name} labels.jsonl",
         )
+    alike = len({(s.queries, s.n_examples) for s in pair.every}) == 1
     ends = {m: _ends([v for (_, metric), v in found.items() if metric == m], m) for m in shown}
-    heads = [el("th", says, scope="col", class_="words") for says in ("Scoring", "Over")]
+    heads = [
+        el("th", says, scope="col", class_="words")
+        for says in ("Scoring", *(() if alike else ("Queries × examples",)))
+    ]
     heads += [el("th", says, scope="col", class_="words") for says in shown.values()]
     order = sorted(pair.every, key=lambda s: (s.family, -found.get((s.name, "mrr"), (0.0,))[0], s.name))
     rows = [
         el(
             "tr",
             el("th", el("span", s.name, class_=f"of-{s.family}"), " ", state(s), scope="row"),
-            el("td", _over(s), class_="quiet"),
+            None if alike else el("td", _over(s), class_="quiet whole-line"),
             *(el("td", _dot(found.get((s.name, m)), ends[m], s, m), class_="dot") for m in shown),
         )
         for s in order
     ]
+    over = f" Each ranks {pair.a.n_examples:,} examples for {pair.a.queries:,} queries." if alike else ""
     caption = "Means over the labelled queries" + (", with 95% bootstrap intervals." if quick else (
         f". For intervals: attrstore report {snapshot.store.path.name} --intervals"
-    ))  # fmt: skip
+    )) + over  # fmt: skip
     table = el("table", el("caption", caption), el("thead", el("tr", *heads)), el("tbody", *rows))
     return join((el("h2", "Methods", id="methods"), scrolling(table, "Methods")))
 
 
 def _over(scoring: Scoring) -> str:
-    return f"{scoring.queries:,} queries, {scoring.n_examples:,} examples"
+    return f"{scoring.queries:,} × {scoring.n_examples:,}"
 
 
 def _ends(values: Sequence[Interval], metric: str) -> tuple[float, float]:
@@ -81,8 +86,11 @@ def _dot(found: Interval | None, ends: tuple[float, float], scoring: Scoring, me
     if found is None:
         return el("span", "–", class_="none")
     mean, low, high = found
-    shown = signed(mean) if metric == "tail_patch_logprob" else number(mean)
-    range_ = None if low is None else f" {number(low)} to {number(high)}"
+    if metric == "tail_patch_logprob":
+        shown, *bounds = (f"{value:+.4f}".replace("-", "−") for value in (mean, low or 0.0, high or 0.0))
+    else:
+        shown, *bounds = (number(value) for value in found)
+    range_ = None if low is None else f" {bounds[0]} to {bounds[1]}"
     return [
         charts.interval(mean, low, high, ends, scoring.family),
         " ",

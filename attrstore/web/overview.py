@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 from attrstore.web import charts
 from attrstore.web.frame import chosen_pair, hidden, nothing, page, sides
 from attrstore.web.markup import Child, Markup, el, join
+from attrstore.web.measured import checkpoints, lds
 from attrstore.web.method_table import method_table
-from attrstore.web.tables import fetched, plain_table, scrolling
+from attrstore.web.tables import fetched, scrolling
 from attrstore.web.two_scorings import agreement, by_value, plane
 
 if TYPE_CHECKING:
@@ -44,8 +45,8 @@ def sections(snapshot: Snapshot, address: Address) -> list[Child]:
         el("div", agreement(snapshot, pair), plane(snapshot, pair), class_="two"),
         by_value(snapshot, address, pair),
         _kinds(snapshot),
-        _lds(snapshot),
-        _checkpoints(snapshot),
+        lds(snapshot),
+        checkpoints(snapshot),
     ]
 
 
@@ -88,31 +89,3 @@ def _kinds(snapshot: Snapshot) -> Markup | None:
     table = el("table", el("thead", el("tr", *heads)), el("tbody", *body), class_="kinds")
     title = el("h2", "What the first ten proponents are", id="kinds")
     return join((title, el("ul", *legend, class_="legend"), scrolling(table, "Kinds of proponents")))
-
-
-def _lds(snapshot: Snapshot) -> Markup | None:
-    trained, _ = snapshot.store.named("web", "measured").fetchall()[0]
-    if not trained:
-        return None
-    columns, rows = snapshot.once("lds", lambda s: fetched(s, "report", "lds"))
-    title = el("h2", "Linear datamodelling score", id="lds")
-    return join((title, plain_table(columns[:-1], [row[:-1] for row in rows], "LDS")))
-
-
-def _checkpoints(snapshot: Snapshot) -> Markup | None:
-    store = snapshot.store
-    parts: list[Child] = []
-    if store.named("web", "several_checkpoints").fetchall()[0][0]:
-        columns, rows = snapshot.once("checkpoints", lambda s: fetched(s, "web", "checkpoints"))
-        if rows:
-            parts += [
-                el("h2", "Checkpoints: how far their rankings agree", id="checkpoints"),
-                plain_table(columns, rows, "Agreement"),
-            ]
-    if store.named("web", "measured").fetchall()[0][1]:
-        columns, rows = snapshot.once("changes", lambda s: fetched(s, "web", "changes"))
-        parts += [
-            el("h2", "Checkpoints: how the targets changed", id="changes"),
-            plain_table(columns, rows, "Changes"),
-        ]
-    return join(parts) if parts else None

@@ -143,6 +143,9 @@ document.addEventListener("keydown", (event) => {
   }
 });
 
-// While another process writes the store, try again until the page is there.
+// While another process writes the store or the model is at work, look again, unless something else is asked for.
 const waiting = document.querySelector("[data-retry]");
-if (waiting) setTimeout(() => location.reload(), Number(waiting.dataset.retry) * 1000);
+if (waiting) {
+  const again = setTimeout(() => location.reload(), Number(waiting.dataset.retry) * 1000);
+  document.addEventListener("submit", () => clearTimeout(again));
+}
