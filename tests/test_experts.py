@@ -12,7 +12,7 @@ from torch.func import functional_call, grad
 
 import attrstore
 from attrstore.ingest.encode import projection
-from attrstore.ingest.encode.capture import GradientEncoder
+from attrstore.ingest.encode.capture import GradientEncoder, hooked
 from attrstore.ingest.encode.low_rank import LowRankEncoder
 from attrstore.ingest.measure.exact import ExactGradients
 from attrstore.ingest.model import linear, optimizer, sequences
@@ -103,6 +103,33 @@ def test_gradients_of_each_expert_are_those_of_torch_func(kind: str) -> None:
     by_hand = torch.stack([phi[:, b.offset : b.offset + b.length].norm(dim=1) for b in encoder.blocks], dim=1)
     assert torch.allclose(norms, by_hand, rtol=1e-3, atol=1e-6)
     assert all("forward" not in vars(module) for module in model.modules())  # it is as it was
+
+
+def test_a_mixture_whose_weights_are_fetched_layer_by_layer() -> None:
+    """accelerate wraps a module's forward to fetch its weights: that goes on around the experts, and stays after."""
+    from accelerate import cpu_offload
+
+    model = mixture("mixtral")
+    maps = linear.find(model)
+    (batch,) = sequences.batches(ITEMS, 1000)
+    with torch.no_grad():
+        expected = model(input_ids=batch.tokens).logits
+    cpu_offload(model, execution_device=torch.device("cpu"))
+    stack = model.model.layers[0].mlp.experts
+    assert stack.down_proj.is_meta
+    wrapped = stack.forward
+    seen: list[str] = []
+
+    def take(m: linear.LinearMap, inputs: torch.Tensor) -> Any:
+        seen.append(m.name)
+        return lambda gradient: None
+
+    watched = [m for m in maps if m.expert is not None]
+    with hooked(watched, batch, take), torch.enable_grad():
+        found = model(input_ids=batch.tokens).logits
+    assert seen == [m.name for m in watched]
+    assert torch.allclose(found, expected, atol=1e-5)
+    assert stack.forward is wrapped
 
 
 def test_an_optimizer_s_state_has_a_part_for_each_expert(tmp_path: Path) -> None:

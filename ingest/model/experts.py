@@ -51,13 +51,20 @@ def watched(maps: Sequence[LinearMap], shape: tuple[int, int], seen: Seen) -> It
     for linear in maps:
         assert linear.expert is not None
         of_module.setdefault(linear.module, {})[linear.expert, linear.name.rpartition(".")[2]] = linear
+    before: list[tuple[Any, str, Any]] = []
     for module, known in of_module.items():
-        module.forward = _Forward(module, known, shape, seen)
+        # accelerate's hook, which fetches a layer's weights, stays around what is computed.
+        name = "_old_forward" if hasattr(module, "_hf_hook") else "forward"
+        before.append((module, name, vars(module).get(name)))
+        setattr(module, name, _Forward(module, known, shape, seen))
     try:
         yield
     finally:
-        for module in of_module:
-            del module.forward
+        for module, name, own in before:
+            if own is None:
+                delattr(module, name)
+            else:
+                setattr(module, name, own)
 
 
 class _Forward:
