@@ -11,23 +11,20 @@ from typing import TYPE_CHECKING
 
 import duckdb
 
-from attrstore.errors import AttrstoreError, InputError, flag
+from attrstore.batches import BATCH, batches, caller_sql
+from attrstore.errors import InputError, flag
 from attrstore.formats import write_cells, write_json
 from attrstore.originals import example_lines
+from attrstore.records import RECORDS, record_lines
 from attrstore.statements import statement
-from attrstore.store import translated_errors
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Iterator
+    from collections.abc import Iterable, Iterator
     from typing import TextIO
 
-    from attrstore.store import Parameters, Store
+    from attrstore.store import Store
 
 SUFFIXES = {".parquet": "parquet", ".csv": "csv", ".jsonl": "jsonl", ".json": "json", ".arrow": "arrow"}
-RECORDS = ("trec-run", "trec-qrels", "pair", "examples")  # formats that fix the columns themselves
-BATCH = 10_000  # rows in memory at once
-QUERY_BATCH = 50  # queries of a PAIR file in memory at once; each carries its examples' texts
-_OURS = (duckdb.FatalException, duckdb.InternalException, duckdb.OutOfMemoryException)
 
 
 def export(store: Store, what: str, out: Path, *, file_format: str | None = None) -> int:
@@ -53,7 +50,12 @@ def export(store: Store, what: str, out: Path, *, file_format: str | None = None
         )
     with replacing(out, beside=store) as temporary:
         if file_format in RECORDS:
-            return _write_lines(temporary, _record_lines(store, what, file_format))
+            lines = (
+                example_lines(store, relation_of(store, what))
+                if file_format == "examples"
+                else record_lines(store, what, file_format)
+            )
+            return _write_lines(temporary, lines)
         return write_file(store, relation_of(store, what), temporary, file_format)
 
 
@@ -113,37 +115,6 @@ def write_stream(store: Store, relation: duckdb.DuckDBPyRelation, stream: TextIO
         return write_cells(stream, file_format, relation.columns, rows)
 
 
-def batches(
-    store: Store, relation: duckdb.DuckDBPyRelation, *, sql: str = "FROM exported", as_text: bool = False
-) -> Generator[list[tuple[object, ...]], None, None]:
-    """Yield the rows of a relation, a batch at a time; times with a zone come as text."""
-    columns = zip(relation.columns, relation.types, strict=True)
-    relation = relation.select(*(
-        duckdb.ColumnExpression(name).cast("VARCHAR").alias(name)
-        # Python cannot hold a zoned time without a package that only this would need.
-        if as_text or "TIME ZONE" in str(kind)
-        else duckdb.ColumnExpression(name)
-        for name, kind in columns
-    ))  # fmt: skip
-    with _visible(store, relation):
-        yield from _fetched(store, sql)
-
-
-@contextmanager
-def caller_sql(path: Path) -> Iterator[None]:
-    """Count whatever is wrong with SQL that the caller wrote as wrong input."""
-    try:
-        with translated_errors(path):
-            yield
-    except InputError:
-        raise
-    except AttrstoreError as error:
-        cause = error.__cause__
-        if isinstance(cause, duckdb.Error) and not isinstance(cause, _OURS) and "no space" not in str(error):
-            raise InputError(str(cause)) from cause
-        raise
-
-
 @contextmanager
 def replacing(out: Path, *, beside: Store) -> Iterator[Path]:
     """Give a temporary path beside `out`, which takes its name when the block succeeds.
@@ -169,30 +140,6 @@ def replacing(out: Path, *, beside: Store) -> Iterator[Path]:
 
 
 # Parts
-
-
-def _fetched(store: Store, sql: str, parameters: Parameters = None) -> Iterator[list[tuple[object, ...]]]:
-    """Yield batches; only the fetching is guarded, so that the reader's own errors stay what they are."""
-    with caller_sql(store.path):
-        cursor = store.connection.execute(sql, parameters)
-    try:
-        while True:
-            with caller_sql(store.path):
-                batch = cursor.fetchmany(BATCH)
-            if not batch:
-                return
-            yield batch
-    finally:
-        cursor.abort()
-
-
-@contextmanager
-def _visible(store: Store, relation: duckdb.DuckDBPyRelation) -> Iterator[None]:
-    store.connection.register("exported", relation)
-    try:
-        yield
-    finally:
-        store.connection.unregister("exported")
 
 
 def _write_parquet(store: Store, relation: duckdb.DuckDBPyRelation, out: Path) -> int:
@@ -255,51 +202,3 @@ def _write_lines(out: Path, lines: Iterable[str]) -> int:
             stream.write(f"{line}\n")
             n += 1
     return n
-
-
-def _record_lines(store: Store, what: str, file_format: str) -> Iterator[str]:
-    if file_format == "examples":
-        return example_lines(store, relation_of(store, what))
-    if file_format == "trec-qrels":
-        if what != "labels":
-            raise InputError(
-                f"{what}: trec-qrels writes the labels. Say: attrstore export STORE labels OUT ..."
-            )
-        _require_solid_ids(store)
-        return _trec(store, "trec_qrels", None)
-    scoring = store.value("SELECT scoring_id FROM scorings WHERE name = $name", {"name": what})
-    if scoring is None:
-        names = (
-            ", ".join(row[0] for row in store.rows("SELECT name FROM scorings ORDER BY name")) or "none yet"
-        )
-        raise InputError(f"{what}: {file_format} needs a scoring, and none is called so. There are: {names}.")
-    if file_format == "pair":
-        return _pair(store, scoring)
-    _require_solid_ids(store)
-    return _trec(store, "trec_run", {"scoring": scoring})
-
-
-def _require_solid_ids(store: Store) -> None:
-    blank = store.named("export", "blank_ids").fetchall()
-    if blank:
-        raise InputError(
-            f"the id {blank[0][0]!r} contains white space, which separates the columns of a TREC file. "
-            "Export with SQL instead: attrstore export STORE \"SELECT replace(query, ' ', '_') ...\" OUT.csv"
-        )
-
-
-def _trec(store: Store, name: str, parameters: Parameters) -> Iterator[str]:
-    for batch in _fetched(store, statement("export", name), parameters):
-        for (line,) in batch:
-            yield str(line)
-
-
-def _pair(store: Store, scoring: str) -> Iterator[str]:
-    ids = [row[0] for row in store.named("export", "scored_queries", {"scoring": scoring}).fetchall()]
-    for start in range(0, len(ids), QUERY_BATCH):
-        chosen = ids[start : start + QUERY_BATCH]
-        cursor = store.named("export", "pair", {"scoring": scoring, "queries": chosen})
-        columns = [column[0] for column in cursor.description or ()]
-        for row in cursor.fetchall():
-            record = {k: v for k, v in zip(columns, row, strict=True) if v is not None}
-            yield json.dumps(record, ensure_ascii=False)

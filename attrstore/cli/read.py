@@ -156,7 +156,7 @@ def _html(store: Path, what: str, out: Path) -> None:
 
 
 def _print(store: attrstore.Store, relation: duckdb.DuckDBPyRelation, *, full: bool) -> None:
-    from attrstore.export import batches
+    from attrstore.batches import batches
 
     rows = [row for batch in batches(store, relation.limit(TABLE_ROWS + 1)) for row in batch]
     print_table(relation.columns, rows[:TABLE_ROWS], full=full, once=True)

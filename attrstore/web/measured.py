@@ -54,8 +54,8 @@ def checkpoints(snapshot: Snapshot) -> Markup | None:
         (abs(row[key] or 0.0) for row in changes for key in ("mean_change", "low", "high")), default=1.0
     )
     change: list[Column] = [
-        ("From", lambda row: _model(row["from_model"]), "words"),
-        ("To", lambda row: _model(row["to_model"]), "words"),
+        ("From", lambda row: _model(row["from_model"]), "whole-line"),
+        ("To", lambda row: _model(row["to_model"]), "whole-line"),
         ("Queries", lambda row: row["queries"], "figure"),
         ("Distance of the weights", lambda row: number(row["relative_distance"]), "figure"),
         (
