@@ -129,7 +129,7 @@ def crew(
     """
     if n is not None and n < 1:
         raise InputError(f"{flag('workers')} {n}: must be at least 1")
-    with extras_named(), _connected(n or 1, n_bytes):
+    with extras_named(), connected(n or 1, n_bytes):
         import ray
 
         there = ray.cluster_resources()
@@ -153,8 +153,11 @@ def crew(
 
 
 @contextmanager
-def _connected(n: int, n_bytes: int) -> Iterator[None]:
-    """Be in a cluster; Ray asks nobody and tells nobody how it is used."""
+def connected(n: int, n_bytes: int) -> Iterator[None]:
+    """Be in a cluster: the one that this process has joined, the one at RAY_ADDRESS, or one of `n` processes here.
+
+    Ray asks nobody and tells nobody how it is used. `n_bytes` is what will be sent to the processes.
+    """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     import ray
 

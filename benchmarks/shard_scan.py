@@ -143,7 +143,7 @@ def on_ray(path: Path, rounds: int) -> None:
     with attrstore.open(path) as store:
         expected = store.sql(SCORES).to_arrow_table()
     rates: dict[int, list[float]] = {1: [], 2: []}
-    with cluster._connected(2, 10**8):
+    with cluster.connected(2, 10**8):
         for _ in range(rounds):
             for workers, found in rates.items():
                 watch = Watch()

@@ -1,6 +1,6 @@
 """Time a sharded ingest against one process, and hold their tables against each other.
 
-    python -m benchmarks.shards DATA [--limit N] [--rounds N] [--ways WAY ...] [--projection-dim K]
+    python -m benchmarks.shards DATA [--kind KIND] [--limit N] [--queries N] [--rounds N] [--ways WAY ...]
     python -m benchmarks.shards --attach N
 
 Each way is a command line of its own, or several, all ways in turn; seconds are of the wall and of the processor, with
@@ -38,6 +38,7 @@ TABLES = (
     "FROM projections ORDER BY ALL",
     "SELECT query_id, example_id, rank, score FROM scores ORDER BY ALL",
 )
+METHODS = {"gradients": "cosine-block", "representations": "repsim"}  # by what reads them
 ALONE = "one process"
 WAYS = (ALONE, "1 worker", "--workers 2", "--workers 4", "two ranks", "--engine ray --workers 2")
 
@@ -48,7 +49,9 @@ def main() -> None:
     parser.add_argument("data", type=Path, nargs="?")
     parser.add_argument("--attach", type=int, metavar="N")
     parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--limit", type=int, help="of the corpus and of the queries, each")
+    parser.add_argument("--limit", type=int, help="of the corpus")
+    parser.add_argument("--queries", type=int)
+    parser.add_argument("--kind", choices=METHODS, default="gradients")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS)
     parser.add_argument("--projection-dim", default=16)
     options = parser.parse_args()
@@ -58,16 +61,18 @@ def main() -> None:
     with TemporaryDirectory() as folder:
         empty = Path(folder, "empty.duckdb")
         _run("init", empty)
-        for what in ("corpus", "queries"):
+        for what, limit in (("corpus", options.limit), ("queries", options.queries)):
             lines = (options.data / f"{what}.jsonl").read_text(encoding="utf-8").splitlines()
             file = Path(folder, f"{what}.jsonl")
-            file.write_text("\n".join(lines[: options.limit]), encoding="utf-8")
+            file.write_text("\n".join(lines[:limit]), encoding="utf-8")
             _run("ingest", what, empty, file)
-        ingest = ("--model", options.data / "model", "--projection-dim", options.projection_dim)
+        ingest = [options.kind, "--model", options.data / "model"]
+        if options.kind == "gradients":
+            ingest += ["--projection-dim", options.projection_dim]
         compare(empty, [ALONE, *(way for way in options.ways if way != ALONE)], options.rounds, ingest)
 
 
-def compare(empty: Path, ways: list[str], rounds: int, options: tuple[object, ...]) -> None:
+def compare(empty: Path, ways: list[str], rounds: int, options: list[object]) -> None:
     """Ingest in every way in turn, and hold times and tables against one process's."""
     tables: dict[str, list[list[tuple[object, ...]]]] = {}
     of_processor: dict[str, list[float]] = {way: [] for way in ways}
@@ -84,7 +89,7 @@ def compare(empty: Path, ways: list[str], rounds: int, options: tuple[object, ..
                 flush=True,
             )
             if way not in tables:
-                _run("score", path, "cosine-block")
+                _run("score", path, METHODS[str(options[0])])
                 with attrstore.open(path) as store:
                     tables[way] = [store.rows(query) for query in TABLES]
             for other in path.parent.glob("store.*"):
@@ -125,8 +130,8 @@ def time_attach(n: int) -> None:
         )
 
 
-def _ingest(way: str, path: Path, options: tuple[object, ...]) -> None:
-    ingest = ["ingest", "gradients", path, *options]
+def _ingest(way: str, path: Path, options: list[object]) -> None:
+    ingest = ["ingest", options[0], path, *options[1:]]
     into = path.with_suffix(".shards")
     if way == "1 worker":
         _run(*ingest, "--shards", into)

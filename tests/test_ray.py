@@ -75,7 +75,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Path:
 @pytest.fixture(scope="module")
 def joined() -> Iterator[None]:
     """One cluster for several tests: to start one takes longer than they do."""
-    with cluster._connected(2, 0):
+    with cluster.connected(2, 0):
         yield
 
 
