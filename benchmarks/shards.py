@@ -92,11 +92,14 @@ def compare(empty: Path, ways: list[str], rounds: int, options: list[object]) ->
                 _run("score", path, METHODS[str(options[0])])
                 with attrstore.open(path) as store:
                     tables[way] = [store.rows(query) for query in TABLES]
+                same = [mine == one for mine, one in zip(tables[way], tables[ALONE], strict=True)]
+                print(
+                    f"{way}: encodings, queries, projections, scores equal to one process's: {same}",
+                    flush=True,
+                )
             for other in path.parent.glob("store.*"):
                 other.unlink() if other.is_file() else shutil.rmtree(other)
     for way in ways[1:]:
-        same = [mine == one for mine, one in zip(tables[way], tables[ALONE], strict=True)]
-        print(f"{way}: encodings, queries, projections, scores equal to one process's: {same}")
         ratio = statistics.median(of_processor[way]) / statistics.median(of_processor[ALONE])
         print(f"{way}: {ratio:.3f} x one process's processor time, medians of {rounds}")
 
