@@ -17,7 +17,7 @@ ARGUMENTS = {
     "influence_scoring": "'cosine'", "input": "'Text 7'", "k": "10", "k1": "1.5", "length": "5",
     "mentioning_text": "'In New York.'", "metadata_key": "'kind'", "n_examples": "60", "n_labelled": "2",
     "n_ranked": "60", "pattern": "'[a-z]+'", "phrase": "'new york'", "query_name": "'q1'",
-    "query_terms": "['text']", "ranks": "[1, 3]", "resample": "1", "resamples": "20",
+    "query_terms": "['text']", "ranks": "[1, 3]", "reference": "'bm25'", "resample": "1", "resamples": "20",
     "retrieval_scoring": "'bm25'", "scoring_name": "'cosine'", "signed_rank": "1", "tf": "2", "units": "1.0",
     "variant": "'okapi'", "weight": "1.0", "words_text": "'In New York.'",
 }  # fmt: skip

@@ -35,6 +35,8 @@ PAGES = [
     "explorer.md",
 ]
 
+LONG = ("evaluation.md", "lds.md")  # tail-patch, trace and retraining: ten seconds and more
+
 
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -84,7 +86,9 @@ def run(page: str) -> int:
     return len(found)
 
 
-@pytest.mark.parametrize("name", PAGES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in LONG else name for name in PAGES]
+)
 def test_every_command_and_every_line_of_python_runs(
     ran: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
