@@ -119,9 +119,8 @@ VIEWS = {
 }
 
 
-@pytest.mark.parametrize(
-    ("width", "scheme"), [(1280, "light"), pytest.param(390, "dark", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
 def test_every_view_is_accessible_and_fits(
     chromium: Any, address: str, store: Path, scheme: str, width: int
 ) -> None:

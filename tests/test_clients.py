@@ -42,7 +42,8 @@ def called(python: Path | str, path: Path, how: str) -> dict[str, Any]:
     return answer
 
 
-@pytest.mark.parametrize("how", ["use", pytest.param("path", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["use", "path"])
 def test_every_view_and_macro_works_where_the_store_is_attached(path: Path, how: str) -> None:
     opened, attached = called(sys.executable, path, "open"), called(sys.executable, path, how)
     assert attached["rows"] == opened["rows"]

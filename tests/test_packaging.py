@@ -11,6 +11,8 @@ import zipfile
 from fnmatch import fnmatch
 from pathlib import Path
 
+import pytest
+
 from attrstore.methods import METHODS
 
 ROOT = Path(__file__).parents[1]
@@ -42,6 +44,7 @@ def test_every_folder_with_code_is_a_listed_package() -> None:
     assert found == set(SETTINGS["packages"])
 
 
+@pytest.mark.slow
 def test_the_wheel_holds_every_module_and_statement_and_nothing_else(tmp_path: Path) -> None:
     # From a copy: setuptools builds beside the sources, and what an earlier build left there would be packed again.
     for part in ("attrstore", "ingest", "sql"):

@@ -106,6 +106,7 @@ main(["ingest", "representations", path, "--model", "model"], standalone_mode=Fa
 """
 
 
+@pytest.mark.slow
 def test_a_store_is_read_without_the_model_libraries(path: Path) -> None:
     with attrstore.open(path, create=True) as store:
         scored.fill(store)

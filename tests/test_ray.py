@@ -209,6 +209,7 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scan, "rows_at_once", lambda encoder: 9)  # eight parts
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("here")
 def test_ranges_on_a_crew_are_one_process_s(path: Path, model: Path, alone: Path) -> None:
     seen: list[tuple[int, int]] = []

@@ -218,6 +218,7 @@ class Stand:
             time.sleep(60)
 
 
+@pytest.mark.slow
 def test_a_reader_reports_while_workers_run(path: Path, model: Path, alone: list[Any]) -> None:
     assert gradients(path, model, 5, 6).shards == 0  # records the encoder, and no range is its own
     script = (

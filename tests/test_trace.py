@@ -155,6 +155,7 @@ def test_a_foreign_scoring_of_a_methods_name_is_not_taken_for_it(store: Store) -
     assert [row["name"] for row in traced.table.records()] == ["bm25"]
 
 
+@pytest.mark.slow
 def test_the_command_prints_the_table_and_what_it_left_out(tmp_path: Path) -> None:
     path = tmp_path / "s.duckdb"
     with attrstore.open(path, create=True) as store:

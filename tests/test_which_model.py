@@ -97,6 +97,7 @@ def test_a_half_encoded_store_is_refused_with_counts(one: Path) -> None:
     assert "5 of the examples" in done.stderr
 
 
+@pytest.mark.slow
 def test_trace_scores_again_what_is_stale_as_it_was_made(one: Path, tmp_path: Path) -> None:
     run("score", one, "bm25", "--k1", "0.7", "--top-k", "9")
     (tmp_path / "q.jsonl").write_text(
