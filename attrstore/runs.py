@@ -65,7 +65,10 @@ def recorded(store: Store, job: str, **parameters: object) -> Iterator[Run]:
     try:
         yield run
     except KeyboardInterrupt:
-        _finish(store, run, "interrupted")
+        with suppress(
+            AttrstoreError
+        ):  # it may have left a result half read; then the next run marks this one
+            _finish(store, run, "interrupted")
         raise
     except Exception as error:
         run.message = str(error)

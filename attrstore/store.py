@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -17,7 +17,7 @@ from attrstore.statements import statement
 from attrstore.verbs import Verbs
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     import polars
     import pyarrow
@@ -155,7 +155,8 @@ class Store(Verbs):
             try:
                 yield
             except BaseException:
-                self.connection.execute("ROLLBACK")
+                with suppress(duckdb.Error):  # beside a result that is half read; then closing rolls back
+                    self.connection.execute("ROLLBACK")
                 raise
             self.connection.execute("COMMIT")
 
@@ -166,9 +167,16 @@ class Store(Verbs):
             self.connection.register(name, table)
         try:
             yield
-        finally:
-            for name in tables:
-                self.connection.unregister(name)
+        except BaseException:
+            # Whatever stopped the block may have left a result half read, beside which nothing can be run.
+            with suppress(duckdb.Error):
+                self._unregister(tables)
+            raise
+        self._unregister(tables)
+
+    def _unregister(self, names: Iterable[str]) -> None:
+        for name in names:
+            self.connection.unregister(name)
 
     @contextmanager
     def cache_of(self, n_bytes: int) -> Iterator[None]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
+import pyarrow
 import pytest
 from click.testing import CliRunner
 
@@ -15,6 +17,7 @@ from attrstore.cli import main
 from attrstore.ingest.encode import job
 from attrstore.ingest.encode.gradients import ingest_gradients
 from attrstore.ingest.stopping import ctrl_c
+from attrstore.runs import recorded
 from tests import tiny
 
 QUERIES = [("a b c", " d")]
@@ -84,6 +87,30 @@ def test_every_shard_of_a_large_corpus_is_encoded(
         whole = store.rows("SELECT example_id, loss FROM encodings ORDER BY example_id")
     assert [example for example, _ in sharded] == [example for example, _ in whole]
     assert [loss for _, loss in sharded] == pytest.approx([loss for _, loss in whole], rel=1e-5)
+
+
+@pytest.mark.parametrize("in_transaction", [False, True])
+def test_a_ctrl_c_beside_a_half_read_result_is_no_other_error(path: Path, in_transaction: bool) -> None:
+    numbers = pyarrow.table({"i": range(100_000)})
+    with attrstore.open(path, create=True) as store:
+        store.set_meta({"kept": "before"})
+    with (  # noqa: PT012
+        pytest.raises(KeyboardInterrupt),
+        attrstore.open(path, writable=True) as store,
+        recorded(store, "job"),
+        store.transaction() if in_transaction else nullcontext(),
+        store.registered(numbers=numbers),
+    ):
+        if in_transaction:
+            store.set_meta({"kept": "within"})
+        reader = store.sql("SELECT a.i FROM numbers AS a, numbers LIMIT 10_000_000").to_arrow_reader(1000)
+        assert reader.read_next_batch().num_rows > 0
+        press()
+    del reader
+    with attrstore.open(path, writable=True) as store:
+        assert store.meta("kept") == "before"
+        with recorded(store, "another"):
+            assert store.value("SELECT state FROM runs WHERE job = 'job'") in ("interrupted", "killed")
 
 
 def test_a_ctrl_c_that_falls_into_the_end_of_an_object_is_not_dropped(

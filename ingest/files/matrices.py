@@ -215,13 +215,16 @@ def _safetensors(path: Path, expected: Expected, _: bool | None, index_column: b
 @contextmanager
 def _read_errors(path: Path) -> Iterator[None]:
     """Turn what the file system and the parsers raise into an error that names the file."""
+    import tokenize
     import zlib
 
     import pyarrow
 
+    # numpy reads a header as Python: what is wrong there is an error of Python's own reader.
+    of_parsers = (csv.Error, zlib.error, pyarrow.ArrowException, SyntaxError, tokenize.TokenError)
     try:
         yield
-    except (OSError, EOFError, ValueError, csv.Error, zlib.error, pyarrow.ArrowException) as error:
+    except (OSError, EOFError, ValueError, *of_parsers) as error:
         raise InputError(f"{path}: cannot be read as a matrix. {error}") from error
 
 
