@@ -11,6 +11,8 @@ from attrstore.runs import recorded
 from attrstore.schema import bring_up_to_date, tables_with
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from attrstore.store import Store
 
 PARENTS = {  # the column that names a thing, and where the thing is
@@ -75,9 +77,11 @@ def plan(store: Store) -> Repair:
     wrong = frozenset(finding.check.name for finding in check(store) if not finding.ok)
     rows = []
     if wrong - {"runs", "encoded", "face"}:
-        for table in sorted({table for column in PARENTS for table in tables_with(store, column)} - KEPT):
+        naming = {column: set(tables_with(store, column)) - KEPT for column in PARENTS}
+        for table in sorted(set().union(*naming.values())):
+            columns = [column for column in PARENTS if table in naming[column]]
             for condition, what in (
-                (_orphans(store, table), "that name nothing"),
+                (_orphans(columns), "that name nothing"),
                 (_doubles(store, table), "kept twice"),
             ):
                 if n := int(store.value(f"SELECT count(*) FROM {table} WHERE {condition}")):
@@ -85,11 +89,11 @@ def plan(store: Store) -> Repair:
     return Repair(wrong, tuple(rows))
 
 
-def _orphans(store: Store, table: str) -> str:
+def _orphans(columns: Iterable[str]) -> str:
+    named = ((column, *PARENTS[column]) for column in columns)
     return " OR ".join(
         f"({column} IS NOT NULL AND {column} NOT IN (SELECT {key} FROM {parent}))"
-        for column, (parent, key) in PARENTS.items()
-        if table in tables_with(store, column)
+        for column, parent, key in named
     )
 
 
