@@ -32,7 +32,7 @@ def batches(
         else duckdb.ColumnExpression(name)
         for name, kind in columns
     ))  # fmt: skip
-    with visible(store, relation):
+    with store.registered(exported=relation):
         yield from fetched(store, sql)
 
 
@@ -64,13 +64,3 @@ def fetched(store: Store, sql: str, parameters: Parameters = None) -> Iterator[l
             yield batch
     finally:
         cursor.abort()
-
-
-@contextmanager
-def visible(store: Store, relation: duckdb.DuckDBPyRelation) -> Iterator[None]:
-    """Let SQL read a relation under the name `exported`, for the length of the block."""
-    store.connection.register("exported", relation)
-    try:
-        yield
-    finally:
-        store.connection.unregister("exported")

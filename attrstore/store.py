@@ -161,8 +161,10 @@ class Store(Verbs):
             self.connection.execute("COMMIT")
 
     @contextmanager
-    def registered(self, **tables: pyarrow.Table | pyarrow.RecordBatchReader) -> Iterator[None]:
-        """Make Arrow tables visible to SQL under the given names, for the length of the block."""
+    def registered(
+        self, **tables: pyarrow.Table | pyarrow.RecordBatchReader | duckdb.DuckDBPyRelation
+    ) -> Iterator[None]:
+        """Make Arrow tables and relations visible to SQL under the given names, for the length of the block."""
         for name, table in tables.items():
             self.connection.register(name, table)
         try:
