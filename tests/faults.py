@@ -122,6 +122,9 @@ class World:
             ("import ranking", ["import", "ranking", s, str(folder / "run.trec"), "--name", "listed"]),
             ("subsets", ["subsets", s, "--count", "4"]),
             ("import losses", ["import", "losses", s, str(folder / "losses.csv"), "--subsets", "lds"]),
+            ("shards", ["ingest", "gradients", s, "--model", model, "--projection-dim", "4", "--code", "int8",
+                        "--batch-tokens", "48", "--shards", str(shards(store))]),
+            ("attach", ["attach", s, str(shards(store))]),
         ]  # fmt: skip
 
     def job(
@@ -179,6 +182,11 @@ class World:
 
     def _lines(self, name: str, rows: list[dict[str, Any]]) -> None:
         (self.folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def shards(store: Path) -> Path:
+    """Return the folder where the encodings of a store are written before they are attached."""
+    return store.with_name(f"{store.name}.shards")
 
 
 def _in_child(work: Callable[[], Any], before: Callable[[], object], out: int, result: Path) -> None:
@@ -283,7 +291,7 @@ def kills(world: World) -> Outcome:
     return tried, seen, wrong
 
 
-SOME = ["append", "lexical", "gradients", "score", "tail-patch", "import scores"]
+SOME = ["append", "lexical", "gradients", "score", "tail-patch", "import scores", "attach"]
 
 
 def _steps(world: World, n: int, names: list[str] = SOME) -> Iterator[tuple[str, list[str], Path]]:
@@ -296,8 +304,11 @@ def _steps(world: World, n: int, names: list[str] = SOME) -> Iterator[tuple[str,
         store = world.folder / "fault.duckdb"
         for path in (store, store.with_name("fault.duckdb.wal")):
             path.unlink(missing_ok=True)
+        shutil.rmtree(shards(store), ignore_errors=True)
         if name != "init":
             shutil.copy(world.folder / f"before {name}.duckdb", store)
+        if name == "attach":
+            shutil.copytree(shards(world.whole), shards(store))
         yield name, dict(world.jobs(store))[name], store
 
 

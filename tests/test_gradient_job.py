@@ -154,6 +154,12 @@ def test_another_recipe_under_the_same_name_is_refused_with_both_values(
         small(store, model, seed=5)
     assert store.rows(TABLE) == before
     assert small(store, model, seed=5, name="second").examples == 5
+    # The other way round: a recipe has one name, and goes on under it where none is asked for.
+    with pytest.raises(MismatchError, match="this recipe is the encoder second already, and third would be"):
+        small(store, model, seed=5, name="third")
+    tiny.fill(store, tiny.sentences(2, seed=9), [])
+    goes_on = small(store, model, seed=5)
+    assert (goes_on.encoder, goes_on.examples) == ("second", 2)
 
 
 def test_unusable_models_and_states_are_named(tmp_path: Path, store: Store, model: Path) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from attrstore.errors import InputError, flag
-from attrstore.ingest.encode.job import Encoded, ingest, record, refuse_other_recipe
+from attrstore.ingest.encode.job import Encoded, in_store, ingest, record
 from attrstore.ingest.encode.plan import Plan
 from attrstore.ingest.encode.recipes import EmbeddingFields, EmbeddingRecipe
 from attrstore.ingest.model import embedding
@@ -73,10 +73,10 @@ def plan(
     loaded = embedding.load(model, device=recipe.device, dtype=recipe.dtype, max_length=recipe.max_length)
     recipe, texts = _as_the_folder_says(recipe, loaded)
     spec = recipe.spec(loaded, lower_case=texts.lower_case, similarity=loaded.settings.similarity)
-    name = name or f"{Path(loaded.path).absolute().name}-{recipe.pooling}"
+    made = f"{Path(loaded.path).absolute().name}-{recipe.pooling}"
     blocks = make_blocks([("embedding", loaded.model.config.hidden_size)])
-    encoder = Encoder("embedding", name, loaded.fingerprint, spec, blocks)
-    refuse_other_recipe(store, encoder)
+    encoder = Encoder("embedding", name or made, loaded.fingerprint, spec, blocks)
+    encoder = in_store(store, encoder, name)
     encode = _Embed(loaded.model, str(recipe.pooling))
     prepare = partial(record, encoder=encoder, loaded=loaded)
     return Plan(encoder, loaded, encode, recipe, prepare, texts)

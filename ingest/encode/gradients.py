@@ -14,7 +14,7 @@ import torch
 from attrstore.errors import InputError, MismatchError, flag
 from attrstore.ingest.encode import fitted, kronecker, projection
 from attrstore.ingest.encode.capture import GradientEncoder
-from attrstore.ingest.encode.job import Encoded, ingest, refuse_other_recipe
+from attrstore.ingest.encode.job import Encoded, in_store, ingest
 from attrstore.ingest.encode.low_rank import LowRankEncoder
 from attrstore.ingest.encode.plan import Plan
 from attrstore.ingest.encode.recipes import WHITENING, GradientFields, GradientRecipe
@@ -100,7 +100,7 @@ def plan(
         spec,
         gradient_encoder.blocks,
     )
-    refuse_other_recipe(store, encoder)
+    encoder = in_store(store, encoder, name)
     prepare = partial(
         _prepare,
         encoder=encoder,

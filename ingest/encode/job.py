@@ -6,7 +6,7 @@ The work list is a join, so a killed job goes on where it was, and appended exam
 from __future__ import annotations
 
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -135,10 +135,26 @@ def record(store: Store, encoder: Encoder, loaded: LoadedModel) -> None:
             encoders.save(store, encoder)
 
 
-def refuse_other_recipe(store: Store, encoder: Encoder) -> None:
-    """Refuse an encoder whose name is taken by another recipe, showing what differs."""
-    for known in encoders.load_all(store):
-        if known.name != encoder.name or known.encoder_id == encoder.encoder_id:
+def in_store(store: Store, encoder: Encoder, name: str | None) -> Encoder:
+    """Return the encoder under the name that the store has for its recipe, or as it is where it is new.
+
+    Args:
+        name: that was asked for; None for one that was made from the recipe.
+
+    Raises `MismatchError` where the name is taken by another recipe, showing what differs, and where the recipe has
+    another name than was asked for: nothing would be called so.
+    """
+    there = encoders.load_all(store)
+    for known in there:
+        if known.encoder_id == encoder.encoder_id:
+            if name not in (None, known.name):
+                raise MismatchError(
+                    f"{store.path}: this recipe is the encoder {known.name} already, and {name} would be a second name "
+                    f"of it. Leave {flag('name')} out, or change the recipe."
+                )
+            return replace(encoder, name=known.name)
+    for known in there:
+        if known.name != encoder.name:
             continue
         keys = sorted(known.spec.keys() | encoder.spec.keys())
         differences = ", ".join(
@@ -150,3 +166,4 @@ def refuse_other_recipe(store: Store, encoder: Encoder) -> None:
             f"{store.path}: the encoder {encoder.name} was made with another recipe: {differences}. "
             f"Use the same, or make a second encoder with {flag('name')}."
         )
+    return encoder

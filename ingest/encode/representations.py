@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Unpack
 import torch
 from torch import Tensor
 
-from attrstore.ingest.encode.job import Encoded, ingest, record, refuse_other_recipe
+from attrstore.ingest.encode.job import Encoded, in_store, ingest, record
 from attrstore.ingest.encode.plan import Plan
 from attrstore.ingest.encode.recipes import RepresentationFields, RepresentationRecipe
 from attrstore.ingest.model import causal
@@ -69,10 +69,10 @@ def plan(
     )
     recipe = recipe.of_depth(loaded.model.config.num_hidden_layers)
     blocks = make_blocks([("hidden", loaded.model.config.hidden_size)])
-    name = name or f"layer{recipe.layer}-{recipe.pooling}"
+    made = f"layer{recipe.layer}-{recipe.pooling}"
     spec = recipe.spec(loaded) | chat_template(store, loaded.tokenizer)
-    encoder = Encoder("representation", name, loaded.fingerprint, spec, blocks)
-    refuse_other_recipe(store, encoder)
+    encoder = Encoder("representation", name or made, loaded.fingerprint, spec, blocks)
+    encoder = in_store(store, encoder, name)
     encode = _HiddenStates(loaded.model, recipe.layer, recipe.pooling)
     prepare = partial(record, encoder=encoder, loaded=loaded)
     return Plan(encoder, loaded, encode, recipe, prepare)

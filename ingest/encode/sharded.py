@@ -207,7 +207,7 @@ def _is_prepared(store: Store, plan: Plan) -> bool:
 
 
 def _write_queries(store: Store, plan: Plan) -> None:
-    job.refuse_other_recipe(store, plan.encoder)
+    job.in_store(store, plan.encoder, plan.encoder.name)
     with recorded(store, f"ingest {plan.encoder.kind}s", **plan.parameters, shards=True) as run:
         plan.prepare(store)
         with ctrl_c() as stopped:
