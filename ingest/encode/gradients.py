@@ -73,9 +73,13 @@ def plan(
     model: causal.Given,
     optimizer_state: str | Path | None = None,
     name: str | None = None,
+    keeps_name: bool = False,
     **fields: Unpack[GradientFields],
 ) -> Plan:
-    """Load the model and make its encoder; nothing is written. Arguments are those of `ingest_gradients`."""
+    """Load the model and make its encoder; nothing is written. Arguments are those of `ingest_gradients`.
+
+    With `keeps_name` an encoder that the store has keeps the name that it has there, whatever `name` says.
+    """
     recipe = replace(recipe or GradientRecipe(), **fields)
     if not store.value("SELECT count(*) FROM examples"):
         raise InputError(f"{store.path}: no examples yet. First: attrstore ingest corpus {store.path} FILE")
@@ -100,7 +104,7 @@ def plan(
         spec,
         gradient_encoder.blocks,
     )
-    encoder = in_store(store, encoder, name)
+    encoder = in_store(store, encoder, None if keeps_name else name)
     prepare = partial(
         _prepare,
         encoder=encoder,

@@ -82,9 +82,7 @@ def ingest_run(
             model=checkpoint.folder,
             optimizer_state=optimizer_state,
             name=f"{name or 'checkpoint'}-{checkpoint.step}",
+            keeps_name=True,
         )
-        counts = ingest(store, planned, partial(step, before=i))
-        # One that the store has already keeps the name that it has there.
-        known = "SELECT name FROM encoders WHERE encoder_id = $id"
-        encoded.append(replace(counts, encoder=store.value(known, {"id": planned.encoder.encoder_id})))
+        encoded.append(ingest(store, planned, partial(step, before=i)))
     return EncodedRun(found, encoded)
