@@ -22,7 +22,7 @@ from attrstore.web.asking import Asker
 from attrstore.web.example import example_page
 from attrstore.web.frame import page
 from attrstore.web.guard import Guard
-from attrstore.web.lease import Lease
+from attrstore.web.lease import PAGES, Lease
 from attrstore.web.markup import el
 from attrstore.web.overview import overview_page
 from attrstore.web.parts import why_page
@@ -48,7 +48,7 @@ VIEWS: dict[str, View] = {
     "/why": why_page,
     "/overview": overview_page,
 }
-PAGES, QUERIES = 4, 2  # threads
+QUERIES = 2  # threads for SQL
 FILES = {"csv": "text/csv", "parquet": "application/vnd.apache.parquet"}
 STATIC = {"style.css": "text/css", "page.js": "text/javascript", "icon.svg": "image/svg+xml"}
 
@@ -63,7 +63,7 @@ def application(path: Path, *, token: str, hosts: frozenset[str], model: Path | 
         model: whom to ask about what is not in the store; nobody, if not given.
     """
     lease, asker = Lease(path), Asker(path, model) if model else None
-    # More threads would only wait for each other; SQL has its own, because it may take its full time.
+    # SQL has its own threads, because it may take its full time.
     pages, queries = ThreadPoolExecutor(PAGES, "page"), ThreadPoolExecutor(QUERIES, "sql")
 
     @asynccontextmanager

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from attrstore.store import Store
 
 LINGER = 0.25  # seconds: opening takes longer than most pages, and a page is followed by the next
+PAGES = 3  # threads that make pages; with more they wait for each other
 TRUSTED = 1.0  # seconds that a kept page is given out without asking whether another process writes
 
 Stamp = tuple[tuple[int, ...] | None, tuple[int, ...] | None]
@@ -90,6 +91,9 @@ class Lease:
         while True:
             before = stamp(self.path)
             opened = attrstore.open(self.path)
+            # Many pages at once share the processor better than the parts of one page.
+            threads: int = opened.value("SELECT current_setting('threads')")
+            opened.execute("SET threads = $n", {"n": max(1, threads // PAGES)})
             if before == stamp(self.path):  # or it was replaced meanwhile, and which of the two was opened?
                 break
             opened.close()

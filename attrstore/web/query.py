@@ -65,10 +65,11 @@ def find(snapshot: Snapshot, name: str) -> Query:
     if not found:
         raise InputError(f"no query is called {name!r}.")
     query_id, _, prompt, target, metadata = found[0]
-    losses = dict(store.named("web", "losses", {"query": query_id}).fetchall())
+    noted = store.named("web", "noted", {"query": query_id}).fetchall()
+    losses = {encoder: loss for encoder, _, loss in noted if encoder is not None}
     encoders = snapshot.once("encoders", lambda s: s.named("web", "gradient_encoders").fetchall())
     loss = next((losses[encoder] for (encoder,) in encoders if encoder in losses), None)
-    labels = dict(store.named("web", "labels", {"query": query_id}).fetchall())
+    labels = {example: label for _, example, label in noted if example is not None}
     return Query(query_id, name, prompt, target, metadata, None if loss is None else -loss, labels)
 
 

@@ -108,16 +108,18 @@ SELECT query_id, external_id FROM queries WHERE query_id IN (SELECT unnest($ids:
 -- name: query
 SELECT query_id, external_id, prompt, target, metadata FROM queries WHERE external_id = $id;
 
--- name: losses
--- What each encoder noted of a query's target.
-SELECT encoder_id, loss FROM query_encodings WHERE query_id = $query AND loss IS NOT NULL;
+-- name: noted
+-- What each encoder noted of a query's target, and the query's labels: a row has an encoder or an example. Together,
+-- because planning a second statement takes longer than reading it.
+SELECT encoder_id, NULL AS example_id, loss AS value
+FROM query_encodings
+WHERE query_id = $query AND loss IS NOT NULL
+UNION ALL
+SELECT NULL, example_id, max(label) FROM labels WHERE query_id = $query GROUP BY example_id;
 
 -- name: gradient_encoders
 -- The newest first.
 SELECT encoder_id FROM encoders WHERE kind = 'gradient' ORDER BY created DESC;
-
--- name: labels
-SELECT example_id, max(label) FROM labels WHERE query_id = $query GROUP BY example_id;
 
 -- name: ranked
 -- All that one or two scorings keep of a query.
