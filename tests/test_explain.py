@@ -147,6 +147,22 @@ def test_parts_are_kept_once_and_shown_as_shares(copied: Path) -> None:
         ]
 
 
+def test_each_pair_keeps_its_own_parts(copied: Path) -> None:
+    count = (
+        "SELECT example, count(*) FROM {} WHERE example IN ('e-2', 'e-3') GROUP BY example ORDER BY example"
+    )
+    one(copied, "cosine-block")
+    other = one(copied, "cosine-block", "e-3")
+    again = one(copied, "cosine-block")
+    with attrstore.open(copied) as store:
+        assert store.rows(count.format("block_influence")) == [
+            ("e-2", len(again.blocks)), ("e-3", len(other.blocks))]  # fmt: skip
+        tokens = [
+            (name, len(found.tokens) + len(found.target)) for name, found in (("e-2", again), ("e-3", other))
+        ]
+        assert store.rows(count.format("token_influence")) == tokens
+
+
 def test_shares_are_of_the_sizes_of_all_parts_and_none_where_nothing_counts(copied: Path) -> None:
     parts = {"e-2": (0.25, -0.75), "e-3": (0.0, 0.0), "e-4": (3.0, -1.0)}
     of = "FROM scorings, examples WHERE name = 'dot' AND external_id = $example"

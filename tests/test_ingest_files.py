@@ -317,12 +317,14 @@ def test_moving_a_character_between_prompt_and_target_is_a_change(filled: Store,
 def test_labels_default_to_one_and_remember_their_file(filled: Store, tmp_path: Path) -> None:
     pairs = [{"q": "q1", "e": "c", "who": "me"}, {"q": "q1", "e": "c", "who": "you"}, {"q": "q2", "e": "a"}]
     file = jsonl(tmp_path / "more.jsonl", pairs)
-    assert ingest_labels(filled, [file], query="q", example="e") == Counts(added=2)
+    last = jsonl(tmp_path / "last.jsonl", [{"q": "q2", "e": "c"}])
+    assert ingest_labels(filled, [file, last], query="q", example="e") == Counts(added=3)
     assert filled.rows("SELECT * FROM labels ORDER BY ALL") == [
         (1, 1, 1.0, "labels.jsonl"),
         (1, 3, 1.0, "more.jsonl"),
         (2, 1, 1.0, "more.jsonl"),
         (2, 2, 2.0, "labels.jsonl"),
+        (2, 3, 1.0, "last.jsonl"),
     ]
 
 

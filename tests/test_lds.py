@@ -351,7 +351,7 @@ def test_leaving_out_more_than_is_ranked_is_refused(store: Store) -> None:
 def imported(store: Store, tmp_path: Path, text: str, **options: Any) -> Any:
     file = tmp_path / "losses.csv"
     file.write_text("subset,query_id,loss\n" + text, encoding="utf-8")
-    return import_losses(store, [file], subsets="lds", **options)
+    return import_losses(store, [file], **{"subsets": "lds", **options})
 
 
 def test_imported_losses(store: Store, tmp_path: Path) -> None:
@@ -399,6 +399,8 @@ def test_losses_of_an_unknown_set_or_a_corpus_that_grew_are_refused(store: Store
     with pytest.raises(attrstore.InputError, match="no set of subsets called so; there are none yet"):
         imported(store, tmp_path, "1,q-0,1\n")
     make_subsets(store, count=3)
+    with pytest.raises(attrstore.InputError, match=r"no set of subsets called so; there are lds\."):
+        imported(store, tmp_path, "1,q-0,1\n", subsets="other")
     tiny.fill(store, ["one more"], [])
     with pytest.raises(attrstore.MismatchError, match="made of 6 examples, and there are 7 now"):
         imported(store, tmp_path, "1,q-0,1\n")

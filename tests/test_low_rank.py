@@ -182,7 +182,10 @@ def test_one_pair_in_signs_is_what_its_definition_says(filled: Store, folder: Pa
 
 @pytest.mark.parametrize("code", ["halfbit", "1bit", "2bit", "4bit", "int8"])
 @pytest.mark.parametrize("norm", ["none", "vector", "block"])
-def test_integers_and_floats_score_alike(filled: Store, folder: Path, code: str, norm: str) -> None:
+def test_integers_and_floats_score_alike(
+    filled: Store, folder: Path, code: str, norm: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: True)  # or both would be floats
     ingest_gradients(filled, model=folder, rank=2, query_rank=2, code=code, **WHOLE)
     (encoder,) = encoders.load_all(filled)
     _, vectors = stored.query_vectors(filled, encoder)

@@ -118,7 +118,7 @@ def test_the_command_says_first_and_asks(removable: Path) -> None:
 
 def test_renaming_keeps_what_is_derived_and_what_is_chosen(removable: Path) -> None:
     with attrstore.open(removable, writable=True) as store:
-        use(store, influence="trak")
+        use(store, influence="trak", retrieval="bm25")
         before = store.rows("SELECT query, example, rank FROM influence WHERE scoring = 'trak' ORDER BY ALL")
         rename(store, "scoring", "trak", "first")
         rename(store, "example", "e-0", "zero")
@@ -127,7 +127,8 @@ def test_renaming_keeps_what_is_derived_and_what_is_chosen(removable: Path) -> N
         renamed = {"e-0": "zero", "q-0": "asked"}
         after = store.rows("SELECT query, example, rank FROM influence WHERE scoring = 'first' ORDER BY ALL")
         assert sorted((renamed.get(q, q), renamed.get(e, e), rank) for q, e, rank in before) == sorted(after)
-        assert store.value("SELECT name FROM chosen_scorings WHERE family = 'influence'") == "first"
+        assert store.rows("SELECT name, reason FROM chosen_scorings ORDER BY family") == [
+            ("first", "chosen by attrstore use"), ("bm25", "chosen by attrstore use")]  # fmt: skip
         assert broken(store) == []
 
 

@@ -103,6 +103,23 @@ def test_a_malformed_shape_is_named(store: Store, tmp_path: Path, row: dict[str,
     assert store.value("SELECT count(*) FROM examples") == 0
 
 
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": turns("a"), "completion": [{"role": "assistant"}]},
+        {"prompt": [{"role": "user"}], "completion": turns("a", "b")[1:]},
+    ],
+)
+def test_either_half_of_a_querys_chat_has_whole_turns(
+    store: Store, tmp_path: Path, row: dict[str, Any]
+) -> None:
+    rows = [{"id": "fine", **CHAT_COMPLETION}, {"id": "x", **row}]
+    with pytest.raises(
+        InputError, match="line 2: messages: every turn needs a role and a content, both texts"
+    ):
+        ingest_queries(store, written(tmp_path, "q.jsonl", rows))
+
+
 def test_a_query_chat_ends_with_the_assistant(store: Store, tmp_path: Path) -> None:
     rows = [{"id": "x", "messages": turns("a", "b", "c")}]
     with pytest.raises(InputError, match="the last turn is not the assistant's, so there is no target"):

@@ -110,6 +110,13 @@ def test_a_scoring_of_before_says_what_its_counts_tell(ranked: Path) -> None:
     assert status(ranked) == (False, True, "ranks 24 examples, now it would rank 25")
 
 
+def test_a_ranking_that_lacks_one_query_is_partial(ranked: Path) -> None:
+    with attrstore.open(ranked, writable=True) as store:
+        for table in ("scores", "scoring_queries"):
+            store.execute(f"DELETE FROM {table} WHERE query_id = 1")
+    assert status(ranked) == (True, False, "ranks 2 of 3 queries")
+
+
 def test_a_selection_is_partial_and_says_of_what(ranked: Path) -> None:
     run("score", ranked, "bm25", "--where", "example_id < 9", "--name", "few")
     assert status(ranked, "few") == (True, False, "ranks only examples where example_id < 9")

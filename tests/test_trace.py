@@ -78,6 +78,8 @@ def test_the_metrics_are_those_of_the_stored_ranks(store: Store, tmp_path: Path)
         best = [min(ranks[query], default=None) for query in range(3)]
         assert row["mrr"] == pytest.approx(sum(1 / rank for rank in best if rank) / 3)
         assert row["hit_at_10"] == pytest.approx(sum(rank is not None and rank <= 10 for rank in best) / 3)
+        bounds = "SELECT low, high FROM report_intervals() WHERE metric = 'mrr' AND name = $n"
+        assert store.rows(bounds, {"n": row["name"]}) == [(row["mrr_low"], row["mrr_high"])]
         assert row["mrr_low"] <= row["mrr"] <= row["mrr_high"]
         moved = store.rows(
             "SELECT avg(delta_logprob) FROM scores JOIN scorings USING (scoring_id) "

@@ -36,7 +36,7 @@ WITH present AS (
     SELECT
         max(n) FILTER (input = 'examples') AS examples, max(digest) FILTER (input = 'examples') AS examples_digest,
         max(n) FILTER (input = 'queries') AS queries, max(digest) FILTER (input = 'queries') AS queries_digest,
-        max(n) FILTER (input = 'labels') AS labels, max(digest) FILTER (input = 'labels') AS labels_digest
+        max(digest) FILTER (input = 'labels') AS labels_digest
     FROM present_inputs
 ),
 made AS (
@@ -44,7 +44,7 @@ made AS (
         scoring_id,
         max(n) FILTER (input = 'examples') AS examples, max(digest) FILTER (input = 'examples') AS examples_digest,
         max(n) FILTER (input = 'queries') AS queries, max(digest) FILTER (input = 'queries') AS queries_digest,
-        max(n) FILTER (input = 'labels') AS labels, max(digest) FILTER (input = 'labels') AS labels_digest
+        max(digest) FILTER (input = 'labels') AS labels_digest
     FROM scoring_inputs
     GROUP BY scoring_id
 ),
