@@ -461,6 +461,15 @@ def test_training_on_the_whole_corpus_again_gives_the_demos_own_model(demo: Path
             assert losses[subset, 0, query] == pytest.approx(expected, rel=1e-5)
 
 
+def test_a_model_of_which_nothing_is_measured_is_work_to_do(store: Store) -> None:
+    fill(store, 6, 2)
+    make_subsets(store, count=3)
+    asked = {"set": "lds", "retrainings": 1, "queries": [1]}
+    assert store.named("subsets", "pending", asked).fetchall() == [(1, 0), (2, 0), (3, 0)]
+    store.execute("INSERT INTO subset_losses SELECT 'lds', 2, 1, 0, 0.5, 'x'")
+    assert store.named("subsets", "pending", asked).fetchall() == [(1, 0), (3, 0)]
+
+
 def test_a_killed_retraining_goes_on_with_what_is_missing(
     demo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

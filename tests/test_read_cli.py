@@ -301,6 +301,13 @@ def test_trec_refuses_ids_with_white_space(path: Path, tmp_path: Path) -> None:
     assert not out.exists()
 
 
+def test_pair_records_of_the_only_scoring(scored: Path, tmp_path: Path) -> None:
+    for name in ("bm25", "trackstar"):
+        assert run("delete", scored, "scoring", name, "--yes").exit_code == 0
+    run("export", scored, "cosine", tmp_path / "pair.jsonl", "--format", "pair")
+    assert len((tmp_path / "pair.jsonl").read_text().splitlines()) == N_QUERIES
+
+
 def test_pair_records(scored: Path, built: tuple[Path, World], tmp_path: Path) -> None:
     world = built[1]
     run("export", scored, "cosine", tmp_path / "pair.jsonl", "--format", "pair")

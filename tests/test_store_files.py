@@ -76,18 +76,21 @@ FORGERIES = {
 }
 
 
-@pytest.mark.parametrize("what", list(FORGERIES))
-def test_what_is_not_attrstores_is_named_and_removed(path: Path, what: str) -> None:
+def test_what_is_not_attrstores_is_named_and_removed(path: Path) -> None:
     make(path)
     with attrstore.open(path) as store:
         assert strangers(store) == []
     with duckdb.connect(str(path)) as plain:
-        plain.execute(FORGERIES[what])
+        for forgery in FORGERIES.values():
+            plain.execute(forgery)
     assert run("check", path).exit_code == 1
     fix = f"Remove what is not, and set the others right: attrstore init {path}."
-    assert ["views and macros are attrstore's own", 1, what, fix] in wrongs(path)
+    assert ["views and macros are attrstore's own", len(FORGERIES), min(FORGERIES), fix] in wrongs(path)
     done = run("init", path)
-    assert (done.exit_code, done.stderr) == (0, f"{path}: removed {what}, which was not attrstore's.\n")
+    assert done.exit_code == 0
+    for what in FORGERIES:
+        assert what in done.stderr
+    assert done.stderr.endswith("not attrstore's.\n")
     assert wrongs(path) == []
     with attrstore.open(path) as store:
         assert strangers(store) == []

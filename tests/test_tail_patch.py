@@ -111,8 +111,13 @@ def slow(
 
 
 # gpt2 has tied embeddings and transposed weights; gpt_neox and qwen2 have biases
-@pytest.mark.parametrize("architecture", ["llama", "gpt2", "gpt_neox", "qwen2"])
-@pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
+@pytest.mark.parametrize(
+    ("architecture", "name"),
+    [
+        ("llama", "sgd"), ("llama", "adam"), ("llama", "adamw"), ("gpt2", "adam"), ("gpt2", "adamw"),
+        ("gpt_neox", "adamw"), ("qwen2", "adamw"),
+    ],
+)  # fmt: skip
 def test_a_float64_loop_gives_the_same(ranked: Store, tmp_path: Path, architecture: str, name: str) -> None:
     folder = tiny.checkpoint(tmp_path / "model", architecture)
     state = None if name == "sgd" else tiny.adam_state(tmp_path, architecture)

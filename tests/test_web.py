@@ -264,6 +264,7 @@ def test_an_explained_pair_shows_its_tokens_and_blocks(own: Path) -> None:
             scored.add(store, "token_parts", "cosine", 3, 5, "example", i, start, token, part)
         scored.add(store, "token_parts", "cosine", 3, 5, "target", 1, None, " 3", 0.4)
         scored.add(store, "block_parts", "cosine", 3, 5, "model", 1, "model.layers.0", 0.4)
+        scored.add(store, "token_parts", "cosine", 3, 7, "target", 1, None, " elsewhere", 0.9)
     with client(own) as browser:
         browser.get("/", params={"token": "secret"})
         plain = browser.get("/query", params={"id": "q3", "a": "cosine", "b": "bm25"}).text
@@ -278,6 +279,7 @@ def test_an_explained_pair_shows_its_tokens_and_blocks(own: Path) -> None:
         why = browser.get("/why", params={"id": "q3", "example": "e5", "a": "cosine", "b": "bm25"}).text
         assert wanted in why
         assert "layers.0" in Reader(why).text
+        assert "elsewhere" not in why
         other = browser.get("/why", params={"id": "q3", "example": "e6", "a": "cosine", "b": "bm25"}).text
         assert "attrstore explain store.duckdb q3 e6" in Reader(other).text
         assert browser.get("/why", params={"id": "q3", "example": "none"}).status_code == 400
