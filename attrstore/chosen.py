@@ -1,16 +1,28 @@
-"""Which influence and which retrieval scoring are shown where none is named."""
+"""Scorings by name: which there are, and which two are shown where none is named."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from attrstore.errors import InputError, flag
+from attrstore.errors import InputError
 from attrstore.runs import writes
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from attrstore.store import Store
 
 FAMILIES = ("influence", "retrieval")
+
+
+def scoring_names(store: Store, family: str | None = None) -> list[str]:
+    """Return the names of all scorings, or of those of a family."""
+    return [row[0] for row in store.named("chosen", "names", {"family": family}).fetchall()]
+
+
+def no_scoring(name: str, known: Iterable[str], what: str = "scoring") -> InputError:
+    """Return the error that says that no scoring is called so, and which there are."""
+    return InputError(f"no {what} is called {name}; there are {', '.join(known) or 'none yet'}.")
 
 
 @writes
@@ -21,10 +33,9 @@ def use(store: Store, *, influence: str | None = None, retrieval: str | None = N
     """
     wanted = {family: name for family, name in zip(FAMILIES, (influence, retrieval), strict=True) if name}
     for family, name in wanted.items():
-        known = [row[0] for row in store.named("chosen", "of_family", {"family": family}).fetchall()]
+        known = scoring_names(store, family)
         if name not in known:
-            there = ", ".join(known) or "none yet"
-            raise InputError(f"{flag(family)} {name}: no {family} scoring is called so; there are {there}")
+            raise no_scoring(name, known, f"{family} scoring")
     with store.transaction():
         store.set_meta({f"use {family}": name for family, name in wanted.items()})
 

@@ -187,7 +187,7 @@ def test_shares_are_of_the_sizes_of_all_parts_and_none_where_nothing_counts(copi
     [
         (["q-9"], "no query is called 'q-9'"),
         (["q-0", "e-99"], "no example is called 'e-99'"),
-        (["q-0", "--scoring", "nonsense"], "--scoring nonsense: no scoring is called so"),
+        (["q-0", "--scoring", "nonsense"], "no scoring is called nonsense; there are"),
         (["q-0", "--scoring", "cg"], "--scoring cg: made by cg, whose scores are not sums"),
     ],
 )

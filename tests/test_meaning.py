@@ -72,7 +72,7 @@ def test_use_chooses_the_pair_for_every_client_and_says_why(scored: Path) -> Non
     assert shown(scored) == {("dot", "bm25")}
     refused = run("use", scored, "--influence", "bm25")
     assert refused.exit_code == 2
-    assert "no influence scoring is called so; there are cosine-block, dot, mirrored" in refused.stderr
+    assert "no influence scoring is called bm25; there are cosine-block, dot, mirrored" in refused.stderr
     assert shown(scored) == {("dot", "bm25")}
     done = run("use", scored, "--reset")
     assert "the first recommended" in done.stdout

@@ -351,7 +351,7 @@ def test_report_averages_what_was_measured(ranked: Store, tmp_path: Path) -> Non
         ({"batch_tokens": 0}, "^batch_tokens 0: must be at least 1$"),
         ({"learning_rate": "training"}, "learning.rate training: needs an optimizer's state"),
         ({"max_length": 33}, "max_length 33: must be between 2 and 32"),
-        ({"scorings": ["three"]}, "scorings three: no scoring is called so; there are one, two"),
+        ({"scorings": ["three"]}, "no scoring is called three; there are one, two"),
         ({"optimizer_name": "adam"}, "optimizer.state FILE"),
         (
             {"optimizer_name": "lion"},

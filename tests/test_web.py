@@ -187,7 +187,7 @@ def test_the_list_is_sorted_by_agreement_and_by_who_finds_it(
 @pytest.mark.parametrize(
     "state, says",
     [
-        ({"a": "nonsense"}, "no scoring is called nonsense. There are: cosine, trackstar, bm25."),
+        ({"a": "nonsense"}, "no scoring is called nonsense; there are cosine, trackstar, bm25."),
         ({"sort": "nonsense"}, "sort=nonsense: there are"),
         ({"metric": "nonsense"}, "metric=nonsense: there are"),
         ({"metric": "a", "low": "x"}, "low=x: give a number."),

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from attrstore import html
+from attrstore.chosen import no_scoring, scoring_names
 from attrstore.errors import InputError, flag
 
 if TYPE_CHECKING:
@@ -195,11 +196,9 @@ def _fetch(store: Store, name: str, parameters: dict[str, object] | None = None)
 
 
 def _differences(store: Store, name: str) -> Report:
-    names = [row[0] for row in store.rows("SELECT name FROM scorings ORDER BY name")]
-    if name not in names:
-        raise InputError(
-            f"{store.path}: no scoring is called {name}; there are {', '.join(names) or 'none'}."
-        )
+    known = scoring_names(store)
+    if name not in known:
+        raise no_scoring(name, known)
     found = _fetch(store, "differences", {"name": name})
     if found.rows:
         return found

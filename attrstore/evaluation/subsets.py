@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Unpack
 
+from attrstore.chosen import no_scoring, scoring_names
 from attrstore.errors import InputError, MismatchError, flag
 from attrstore.evaluation.options import HALVES, LEFT_OUT, SubsetOptions
 from attrstore.runs import recorded, writes
@@ -123,13 +124,10 @@ def make_leave_out(
     ):
         if number < 1:
             raise InputError(f"{option} {number}: must be at least 1")
-    known = [row[0] for row in store.rows("SELECT name FROM scorings ORDER BY created, name")]
+    known = scoring_names(store)
     for scoring in scorings:
         if scoring not in known:
-            there = ", ".join(known) or "none yet"
-            raise InputError(
-                f"{flag('scoring', 'scorings')} {scoring}: no scoring is called so; there are {there}"
-            )
+            raise no_scoring(scoring, known)
     n = _n_examples(store)
     if top >= n:
         raise InputError(f"{flag('leave_out', 'top')} {top}: there are {n:,} examples")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from attrstore.errors import InputError
+from attrstore.chosen import no_scoring
 from attrstore.web.markup import Child, Markup, el, join
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def _named(every: tuple[Scoring, ...], name: str) -> Scoring | None:
     for scoring in every:
         if scoring.name == name:
             return scoring
-    raise InputError(f"no scoring is called {name}. There are: {', '.join(s.name for s in every)}.")
+    raise no_scoring(name, (s.name for s in every))
 
 
 def document(*body: Child, title: str, head: Child) -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from attrstore.chosen import no_scoring, scoring_names
 from attrstore.errors import InputError, flag
 from attrstore.methods.linear_map import TINY
 from attrstore.methods.parts import IN_SPEC, Parts
@@ -126,12 +127,9 @@ class Explainer:
 
         found = store.named("explain", "scoring", {"name": scoring}).fetchall()
         if not found:
-            says = (
-                f"{flag('scoring')} {scoring}: no scoring is called so"
-                if scoring
-                else "no influence scoring is chosen"
-            )
-            raise InputError(f"{store.path}: {says}. There are: FROM scoring_status")
+            if scoring:
+                raise no_scoring(scoring, scoring_names(store))
+            raise InputError(f"{store.path}: no influence scoring is chosen. There are: FROM scoring_status")
         scoring_id, name, method, spec, encoder_id = found[0]
         known = [m for m in (*gradient.PARTS, *inverse.PARTS) if m not in NOT_LINEAR]
         if method not in known:

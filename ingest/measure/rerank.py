@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from attrstore import scoring
+from attrstore.chosen import no_scoring, scoring_names
 from attrstore.errors import InputError, Interrupted, MismatchError, flag
 from attrstore.ingest.encode import fitted, gradients, projection
 from attrstore.ingest.measure.exact import ExactGradients
@@ -161,8 +162,7 @@ def _firsts(store: Store, names: Sequence[str], top: int, queries: int | None) -
 def _first(store: Store, name: str, top: int) -> First:
     rows = store.named("rerank", "scoring", {"name": name}).fetchall()
     if not rows:
-        known = ", ".join(row[0] for row in store.rows("SELECT name FROM scorings ORDER BY created, name"))
-        raise InputError(f"{store.path}: no scoring is called {name}; there are {known or 'none'}.")
+        raise no_scoring(name, scoring_names(store))
     first = First(*rows[0])
     first = first._replace(spec=json.loads(str(first.spec)))
     kept = int(first.spec.get("top_k") or 0)

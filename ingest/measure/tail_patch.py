@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Unpack
 
 import pyarrow
 
+from attrstore.chosen import no_scoring, scoring_names
 from attrstore.errors import InputError, Interrupted, MismatchError, flag
 from attrstore.ingest.measure.one_step import OneStep
 from attrstore.ingest.measure.options import LEARNING_RATES, TailPatchFields, TailPatchOptions
@@ -241,14 +242,12 @@ def _skip(measured: Measured, reason: str, pairs: int) -> None:
 
 
 def _scorings(store: Store, wanted: Sequence[str]) -> list[str]:
-    known = [name for (name,) in store.rows("SELECT name FROM scorings ORDER BY created, name")]
+    known = scoring_names(store)
     if not known:
         raise InputError(f"{store.path}: nothing is scored yet. First: attrstore score {store.path} METHOD")
     for name in wanted:
         if name not in known:
-            raise InputError(
-                f"{flag('scoring', 'scorings')} {name}: no scoring is called so; there are {', '.join(known)}"
-            )
+            raise no_scoring(name, known)
     return list(wanted) or known
 
 

@@ -1,7 +1,7 @@
 -- The two scorings that are shown where none is named.
 
--- name: of_family
-SELECT name FROM scorings WHERE family = $family ORDER BY name
+-- name: names
+SELECT name FROM scorings WHERE $family IS NULL OR family = $family ORDER BY created, name
 
 -- name: reset
 DELETE FROM meta WHERE starts_with(key, 'use ')
