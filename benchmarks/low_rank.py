@@ -1,13 +1,14 @@
 """Codes of low rank against whole gradients: bytes, fidelity, what they find, and what re-ranking gives back.
 
-python -m benchmarks.low_rank DATA --workdir DIR [--queries 120] [--tail-patch 60] [--top 200] [RECIPE ...]
+python -m benchmarks.low_rank DATA --workdir DIR [--queries 120] [--tail-patch 60] [--top 200]
+    [--bergson-python PEER_PYTHON] [RECIPE ...]
 
 DATA has corpus.jsonl, queries.jsonl, labels.jsonl and model/ with optimizer.pt. A RECIPE is pairs, width, code and a
 query's pairs, such as 1,116,1bit,2. Each is a gradient ingest into the same store, ranked by cosine-block over all
 examples, and its strongest --top ranked again: alone, and in turns with BM25's. The reference is the ranking of every
 example by whole gradients for the first --queries queries (all, if not given): every measure is over these. Tail-patch
 is that of the ten strongest of the first --tail-patch of them. Intervals of 95% over queries. The store stays in
---workdir: the same command goes on where it was stopped.
+--workdir: the same command goes on where it was stopped. With a Python that has bergson its own TrackStar is a row.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from attrstore.ingest.measure.options import Source
 from attrstore.ingest.measure.rerank import rerank
 from attrstore.ingest.measure.tail_patch import tail_patch
 from attrstore.scoring import score
+from benchmarks.frontier import BERGSON, run_bergson
 
 EXACT, USUAL = "exact", "k 32, half a bit"
 RECIPES = ("1,116,1bit,2", "1,128,1bit,2", "2,116,1bit,2")
@@ -142,6 +144,7 @@ def main() -> None:
     parser.add_argument("--queries", type=int)
     parser.add_argument("--tail-patch", type=int, default=0, metavar="N")
     parser.add_argument("--top", type=int, default=200)
+    parser.add_argument("--bergson-python", metavar="PEER_PYTHON")
     arguments = parser.parse_intermixed_args()
     recipes = [Recipe.read(text) for text in arguments.recipes]
     with attrstore.open(arguments.workdir / "low_rank.duckdb", create=True) as store:
@@ -152,6 +155,13 @@ def main() -> None:
         for recipe in recipes:
             names.append((recipe.name, recipe.name))
             names += [(again([recipe.name, *more], arguments.top), None) for more in ([], ["bm25"])]
+        if arguments.bergson_python:
+            if arguments.queries:
+                parser.error("--bergson-python ranks for all queries")
+            folder = arguments.workdir / BERGSON
+            peers_bytes, _ = run_bergson(store, arguments.data, folder, arguments.bergson_python)
+            print(f"bergson: {peers_bytes:,.0f} bytes an example\n")
+            names.append((BERGSON, None))
         if arguments.tail_patch:
             tail_patch(
                 store, scorings=[name for name, _ in names], queries=arguments.tail_patch,
