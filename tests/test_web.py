@@ -430,6 +430,25 @@ def test_every_analysis_runs(browser: TestClient, shared: tuple[Path, scored.Wor
     assert len(links) == len(statements("analyses"))
 
 
+def test_the_schema_is_that_of_the_store_alone(shared: tuple[Path, scored.World]) -> None:
+    with attrstore.open(shared[0]) as store:
+        shown = {(kind, name) for kind, name, _ in store.named("web", "schema").fetchall()}
+        known = {"view": "duckdb_views", "macro": "duckdb_functions", "table": "duckdb_tables"}
+        for kind, listed in known.items():
+            of_duckdb = store.rows(
+                f"SELECT {'function' if kind == 'macro' else kind}_name FROM {listed}() WHERE internal"
+            )
+            assert not {(kind, name) for (name,) in of_duckdb} & shown
+    assert {("view", "comparison"), ("macro", "report_intervals"), ("table", "examples")} <= shown
+
+
+def test_the_newest_run_is_first(store: attrstore.Store, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / "c.jsonl").write_text(f'{{"id": "{name}", "text": "x"}}\n')
+        store.add_corpus(tmp_path / "c.jsonl")
+    assert [row[0] for row in store.rows(statements("analyses")["runs"])] == [2, 1]
+
+
 def test_examples_that_drive_most_queries_are_counted_from_the_first_rank_to_the_tenth(
     shared: tuple[Path, scored.World],
 ) -> None:
