@@ -25,7 +25,7 @@ STORAGE = "v1.2.0"  # the oldest DuckDB that opens a new store; a file keeps the
 
 
 def make_file(path: Path, log: Path) -> None:
-    """Make an empty file in the storage version that older clients read; it appears whole or not at all."""
+    """Make a new store, in the storage version that older clients read; it appears whole or not at all."""
     if log.exists():
         raise StoreError(
             f"{log}: the log of a store that is not there. It holds what was committed last: put the store back "
@@ -33,19 +33,26 @@ def make_file(path: Path, log: Path) -> None:
         )
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        duckdb.connect(str(temporary), config={"storage_compatibility_version": STORAGE}).close()
+        with duckdb.connect(str(temporary), config={"storage_compatibility_version": STORAGE}) as connection:
+            connection.begin()
+            for script in scripts():
+                connection.execute(script.text)
+            values = [["schema_version", str(_migrations()[-1].number)], ["face", _face_digest()]]
+            connection.executemany("INSERT INTO meta VALUES (?, ?)", values)
+            connection.commit()
         os.replace(temporary, path)
     finally:
-        temporary.unlink(missing_ok=True)
+        for left in (temporary, temporary.with_name(f"{temporary.name}.wal")):
+            left.unlink(missing_ok=True)
 
 
-def bring_up_to_date(store: Store, *, made: bool = False, restore: bool = False) -> list[str]:
+def bring_up_to_date(store: Store, *, restore: bool = False) -> list[str]:
     """Run the migrations and put the views and macros right where the store is writable; refuse what is too new.
 
     Views, macros and triggers of others stay, but for those that would act on what is written: these are refused.
-    With `restore` all of them are removed. Returns what was removed. One that was just `made` has none.
+    With `restore` all of them are removed. Returns what was removed.
     """
-    migrations = [s for s in scripts() if s.number < FIRST_FACE]
+    migrations = _migrations()
     newest = migrations[-1].number
     version = _schema_version(store)
     if version > newest:
@@ -65,13 +72,13 @@ def bring_up_to_date(store: Store, *, made: bool = False, restore: bool = False)
             with store.transaction():
                 store.connection.execute(script.text)
                 store.set_meta({"schema_version": str(script.number)})
-    digest = hashlib.sha256("".join(s.text for s in _face()).encode()).hexdigest()
+    digest = _face_digest()
     known = store.meta("face") == digest  # or another attrstore wrote it, whose views differ rightly
     removed = []
     if version and restore:
         removed = [what for what in strangers(store) if known or what not in _fresh()[0]]
         _remove_face(store)
-    if not made and (acting := _acting(store)):
+    if acting := _acting(store):
         raise StoreError(
             f"{store.path}: has {', '.join(acting)}, which attrstore never makes and which would act on what it "
             f"writes. Remove it and set the views right: attrstore init {store.path}"
@@ -126,8 +133,16 @@ def _remove_face(store: Store) -> None:
             store.connection.execute(removal)
 
 
+def _migrations() -> list[Script]:
+    return [script for script in scripts() if script.number < FIRST_FACE]
+
+
 def _face() -> list[Script]:
     return [script for script in scripts() if script.number >= FIRST_FACE]
+
+
+def _face_digest() -> str:
+    return hashlib.sha256("".join(script.text for script in _face()).encode()).hexdigest()
 
 
 def _catalog(store: Store) -> dict[str, str]:
@@ -147,13 +162,13 @@ def _fresh() -> tuple[dict[str, set[str | None]], list[tuple[str, str]]]:
 
     DuckDB prints what it read from a file otherwise than what it parsed.
     """
+    with duckdb.connect() as connection:
+        for script in scripts():
+            connection.execute(script.text)
+        parsed = _canonical(connection.execute(statement("face", "catalog")).fetchall())
     with TemporaryDirectory() as folder:
         file = Path(folder, "fresh.duckdb")
         make_file(file, file.with_suffix(".wal"))
-        with duckdb.connect(str(file)) as connection:
-            for script in scripts():
-                connection.execute(script.text)
-            parsed = _canonical(connection.execute(statement("face", "catalog")).fetchall())
         with duckdb.connect(str(file), read_only=True) as connection:
             read = _canonical(connection.execute(statement("face", "catalog")).fetchall())
             columns = connection.execute(statement("face", "columns")).fetchall()

@@ -66,7 +66,7 @@ class Store(Verbs):
         self._closed = False
         try:
             close_doors(self.connection, files=files or self.writable)
-            self.removed = bring_up_to_date(self, made=made, restore=create and not made)
+            self.removed = [] if made else bring_up_to_date(self, restore=create)
         except BaseException:
             self.connection.close()
             raise

@@ -16,7 +16,7 @@ from click.testing import CliRunner, Result
 import attrstore
 from attrstore.cli import main
 from attrstore.errors import StoreError
-from attrstore.schema import strangers
+from attrstore.schema import make_file, missing_tables, strangers
 from attrstore.statements import scripts
 from attrstore.store import Store
 from tests.scored import add, fill
@@ -126,6 +126,21 @@ def test_init_leaves_nothing_half_made(path: Path, monkeypatch: pytest.MonkeyPat
     assert done.exit_code == 1
     assert "the log of a store that is not there" in done.stderr
     assert not path.exists()
+
+
+def test_a_new_store_appears_whole_or_not_at_all(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = path.with_name(f"{path.name}.wal")
+    with monkeypatch.context() as patched:
+        broken = [*scripts()[:-1], scripts()[-1]._replace(text="CREATE VIEW half AS FROM nothing")]
+        patched.setattr("attrstore.schema.scripts", lambda: broken)
+        with pytest.raises(duckdb.CatalogException, match="nothing"):
+            make_file(path, log)
+    assert list(path.parent.iterdir()) == []
+    make_file(path, log)
+    assert list(path.parent.iterdir()) == [path]
+    with attrstore.open(path, writable=True) as store:  # which finds nothing to bring up to date
+        assert (store.removed, strangers(store), missing_tables(store)) == ([], [], {})
+        assert store.meta("schema_version") == str(max(s.number for s in scripts() if s.number < 100))
 
 
 def test_backup_beside_readers(path: Path, tmp_path: Path) -> None:
