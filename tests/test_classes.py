@@ -103,6 +103,18 @@ def test_the_source_is_a_class_too(path: Path) -> None:
     assert list(dict.fromkeys(metrics))[:2] == ["accuracy", "cover"]
 
 
+def test_words_found_in_few_examples_rank_all_that_they_find(store: Store) -> None:
+    """A retrieval that keeps more than it found has a cover: what it did not find is not of the class."""
+    add_texts(store)
+    for number, family in enumerate(("retrieval", "influence")):
+        add_scoring(store, family, family, N_EXAMPLES, number)
+        for q in range(N_QUERIES):
+            add_ranking(store, family, q, [q % 3, 3 + q % 3, 6 + (q + 1) % 3], set(), opponents=False)
+    store.execute("UPDATE scorings SET spec = json_object('top_k', $n)", {"n": N_EXAMPLES})
+    found = store.rows("SELECT name, accuracy, cover, shallowest FROM class_report('kind') ORDER BY name")
+    assert found == [("influence", 1, None, 3), ("retrieval", 1, pytest.approx(2 / DEPTH), 3)]
+
+
 # The benchmark
 
 

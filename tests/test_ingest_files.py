@@ -397,6 +397,13 @@ def test_a_truncated_gzip_is_refused(filled: Store, tmp_path: Path) -> None:
     assert message.startswith(f"{tmp_path}/t.jsonl.gz: cannot be read. ")
 
 
+def test_a_file_without_ids_lacks_its_first_column(filled: Store, tmp_path: Path) -> None:
+    file = jsonl(tmp_path / "none.jsonl", [{"text": "a", "source": "b"}])
+    assert "no column 'id'. Its columns: text, source. " in refused(
+        filled, lambda: ingest_corpus(filled, [file])
+    )
+
+
 def test_a_missing_column_lists_the_others(filled: Store, tmp_path: Path) -> None:
     for name in ("jsonl", "csv", "parquet", "feather"):
         file = FORMATS[name](tmp_path)

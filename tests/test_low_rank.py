@@ -66,6 +66,15 @@ def test_pairs_are_the_strongest_singular_pairs(rank: int) -> None:
             assert torch.allclose(own, torch.outer(left[:, pair], right[pair]), atol=1e-3)
 
 
+def test_pairs_are_apart_after_any_number_of_iterations() -> None:
+    gradients, inputs = factors(5, 7, 12, 9)
+    u, values, v, _ = singular_pairs(gradients, inputs, sign_matrix("start", 3, 9), iterations=1)
+    for vectors in (u, v):
+        products = torch.bmm(vectors, vectors.transpose(1, 2))
+        assert torch.allclose(products, torch.eye(3).expand(5, -1, -1), atol=1e-4)
+    assert (values.diff(dim=1) <= 0).all()
+
+
 def test_eight_iterations_hold_nearly_what_the_strongest_pairs_hold() -> None:
     gradients, inputs = factors(50, 20, 32, 24, seed=1)
     _, values, _, _ = singular_pairs(gradients, inputs, sign_matrix("start", 2, 24))

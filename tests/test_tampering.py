@@ -275,6 +275,13 @@ def test_an_untouched_store_is_clean_and_stays_so(scored: Path) -> None:
     assert made == [("bm25",), ("cosine",), ("trackstar",)]
 
 
+def test_a_ranking_of_some_examples_is_not_held_against_all(store: Store) -> None:
+    tiny.fill(store, tiny.sentences(12), [("a b", " c"), ("d", " e f")])
+    ingest_lexical(store)
+    score(store, "bm25", where="example_id < 5")
+    assert findings(store, "recomputed") == {}
+
+
 @pytest.fixture(scope="module")
 def writable(scored: Path) -> Iterator[Store]:
     with attrstore.open(scored, writable=True) as store:
