@@ -76,11 +76,14 @@ def test_another_role_is_another_example(store: Store, tmp_path: Path) -> None:
 
 def test_queries_may_be_chats(store: Store, tmp_path: Path) -> None:
     rows = [{"id": "chat", **CHAT}, {"id": "completion", **COMPLETION}, {"id": "both", **CHAT_COMPLETION}]
+    long = turns("a", "b", "c", "d", "e", "f")
+    rows.append({"id": "long", "prompt": long[:3], "completion": long[3:]})
     ingest_queries(store, written(tmp_path, "q.jsonl", rows))
     assert store.rows("SELECT prompt, target FROM queries ORDER BY query_id") == [
         ("a b\nc d e\nf", "g h"),
         ("a b c", " d e"),
         ("a b", "c d"),
+        ("a\nb\nc\nd\ne", "f"),
     ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import shutil
 import subprocess
 import sys
@@ -252,6 +253,25 @@ def test_an_example_shows_the_queries_that_it_drives(browser: TestClient, world:
 
 
 # Why
+
+
+def test_a_querys_probability_is_its_own_under_an_encoder_of_gradients(own: Path) -> None:
+    with attrstore.open(own, writable=True) as store:
+        for kind in ("gradient", "embedding"):
+            store.execute(
+                "INSERT INTO encoders VALUES ($kind, $kind, $kind, 'm', '{}', '[]', now())", {"kind": kind}
+            )
+            for query in (3, 4):
+                loss = math.log(query + 1) if kind == "gradient" else 0.0
+                store.execute(
+                    "INSERT INTO query_encodings VALUES ($kind, $query, NULL, 1, $loss, 'ok')",
+                    {"kind": kind, "query": query, "loss": loss},
+                )
+    with client(own) as browser:
+        browser.get("/", params={"token": "secret"})
+        for query, share in ((3, "25"), (4, "20")):
+            assert f">{share}.0%<" in browser.get("/query", params={"id": f"q{query}"}).text
+            assert f"{share}%<" in browser.get("/", params={"search": f"q{query}"}).text
 
 
 def test_an_explained_pair_shows_its_tokens_and_blocks(own: Path) -> None:
