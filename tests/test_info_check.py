@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 import attrstore
+from attrstore import Store
 from attrstore.check import CHECKS, check
 from attrstore.cli import main
 from attrstore.vectors import encoders
@@ -158,14 +160,30 @@ def test_every_check_can_fail() -> None:
     assert set(BREAKAGES) | elsewhere == {rule.name for rule in CHECKS}
 
 
+@pytest.fixture(scope="module")
+def writable(whole: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    copied = shutil.copy(whole, tmp_path_factory.mktemp("writable") / "store.duckdb")
+    with attrstore.open(copied, writable=True) as store:
+        yield store
+
+
 @pytest.mark.parametrize("name", list(BREAKAGES))
-def test_check_finds(whole: Path, path: Path, name: str) -> None:
+def test_check_finds(writable: Store, name: str) -> None:
+    writable.execute("BEGIN")  # a copy of the store for each takes far longer
+    try:
+        writable.execute(BREAKAGES[name])
+        assert [found.check.name for found in check(writable, [name]) if not found.ok] == [name]
+    finally:
+        writable.execute("ROLLBACK")
+
+
+def test_the_command_prints_the_rule_and_its_fix(whole: Path, path: Path) -> None:
     shutil.copy(whole, path)
     with duckdb.connect(str(path)) as con:
-        con.execute(BREAKAGES[name])
+        con.execute(BREAKAGES["labels"])
     done = run("check", path)
     assert done.exit_code == 1
-    rule = next(rule for rule in CHECKS if rule.name == name)
+    rule = next(rule for rule in CHECKS if rule.name == "labels")
     position = next(
         i for i, line in enumerate(done.stdout.splitlines()) if line.startswith(f"WRONG  {rule.rule}: ")
     )
