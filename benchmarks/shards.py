@@ -3,22 +3,26 @@
     python -m benchmarks.shards DATA [--kind KIND] [--limit N] [--queries N] [--rounds N] [--ways WAY ...]
     python -m benchmarks.shards --attach N
 
-Each way is a command line of its own, or several, all ways in turn; seconds are of the wall and of the processor, with
-all that it started, but for Ray's workers, which are not its children.
+Each way is a command line of its own, or several, all ways in turn; `s3` is one worker with a bucket of a server (moto)
+that is started for it. Seconds are of the wall and of the processor, with all that it started, but for Ray's workers,
+which are not its children.
 The second attaches N random codes as long as the default's of that model: 2,772 bytes.
 """
 
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import shutil
 import statistics
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow
@@ -32,6 +36,9 @@ from attrstore.vectors import encoders
 from attrstore.vectors.encoders import Encoder, make_blocks
 from benchmarks.synthetic import INSERT_EXAMPLES
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 TABLES = (
     "FROM encodings ORDER BY example_id",
     "FROM query_encodings ORDER BY query_id",
@@ -40,7 +47,7 @@ TABLES = (
 )
 METHODS = {"gradients": "cosine-block", "representations": "repsim"}  # by what reads them
 ALONE = "one process"
-WAYS = (ALONE, "1 worker", "--workers 2", "--workers 4", "two ranks", "--engine ray --workers 2")
+WAYS = (ALONE, "1 worker", "s3", "--workers 2", "--workers 4", "two ranks", "--engine ray --workers 2")
 
 
 def main() -> None:
@@ -139,6 +146,10 @@ def _ingest(way: str, path: Path, options: list[object]) -> None:
     if way == "1 worker":
         _run(*ingest, "--shards", into)
         _run("attach", path, into)
+    elif way == "s3":
+        with _bucket() as bucket:
+            _run(*ingest, "--shards", f"{bucket}/shards")
+            _run("attach", path, f"{bucket}/shards")
     elif way == "two ranks":
         ranks = ["--shards", into, "--world-size", "2", "--shard-rank"]
         started = [_start(*ingest, *ranks, rank) for rank in range(2)]
@@ -147,6 +158,25 @@ def _ingest(way: str, path: Path, options: list[object]) -> None:
         _run("attach", path, into)
     else:
         _run(*ingest, *([] if way == ALONE else way.split()))
+
+
+@contextmanager
+def _bucket() -> Iterator[str]:
+    """Start an S3 server in this process, and point the commands at it."""
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # or it prints every request
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    os.environ |= dict.fromkeys(("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"), "test")
+    os.environ |= {"AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_DEFAULT_REGION": "us-east-1"}
+    boto3.client("s3").create_bucket(Bucket="corpus")
+    try:
+        yield "s3://corpus"
+    finally:
+        server.stop()
 
 
 def _start(*arguments: object) -> subprocess.Popen[bytes]:
