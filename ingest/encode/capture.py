@@ -13,6 +13,7 @@ from attrstore.ingest.encode.projection import folded
 from attrstore.ingest.model import experts
 from attrstore.ingest.model.backward import Backward
 from attrstore.vectors.encoders import make_blocks
+from attrstore.vectors.rounding import silence
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -128,10 +129,12 @@ class GradientEncoder:
         if head is not None:
             _add(self._part(phi, head.linear), head.outer())
         if n_windows == len(batch.items):
-            return phi, losses
+            return silence(phi, self.blocks), losses
         owner = batch.owner.to(device)
         whole = torch.zeros(len(batch.items), phi.shape[1], device=device).index_add_(0, owner, phi)
-        return whole, torch.zeros(len(batch.items), device=device).index_add_(0, owner, losses)
+        return silence(whole, self.blocks), torch.zeros(len(batch.items), device=device).index_add_(
+            0, owner, losses
+        )
 
     encode_queries = encode
 

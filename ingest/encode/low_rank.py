@@ -17,6 +17,7 @@ from attrstore.ingest.encode.projection import folded, sign_matrix
 from attrstore.ingest.encode.recipes import ITERATING
 from attrstore.ingest.model.backward import Backward
 from attrstore.vectors.encoders import make_blocks
+from attrstore.vectors.rounding import directed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -114,7 +115,13 @@ class LowRankEncoder:
         if head is not None:
             take(head.linear, head.gradients, head.inputs)
         summed = torch.zeros(len(batch.items), device=device).index_add_(0, batch.owner.to(device), losses)
-        return [found[linear.name] for linear in self.maps], summed
+        pairs = [found[linear.name] for linear in self.maps]
+        norms = torch.stack([norm for _, _, _, norm in pairs], dim=1)
+        real = directed(norms.double().square())
+        return [
+            (left, values * counts.unsqueeze(1), right, norm * counts)
+            for (left, values, right, norm), counts in zip(pairs, real.T, strict=True)
+        ], summed
 
     def _shape(self, linear: LinearMap) -> tuple[int, int]:
         projection = self.projections[linear.name]

@@ -25,6 +25,7 @@ from attrstore.methods import Ranking
 from attrstore.runs import recorded
 from attrstore.statements import statement
 from attrstore.vectors import encoders
+from attrstore.vectors.rounding import directed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -47,7 +48,6 @@ COMMIT_SECONDS = 2.0  # a killed job loses at most so much work
 SHARD = 4096  # candidates whose texts are read at once
 HELD_BYTES = 2**30  # of the queries' factors; more queries are taken in turn
 TINY = 1e-300
-NOISE = 1e-7  # a block of less than this share of its gradient's norm is the rounding of a zero, and has no direction
 
 
 class First(NamedTuple):
@@ -311,10 +311,5 @@ def _scores(products: Tensor, of_queries: Tensor, of_example: Tensor) -> tuple[T
     dot = products.sum(dim=1)
     whole = (of_queries.sum(dim=1) * of_example.sum()).sqrt().clamp(min=TINY)
     each = (of_queries * of_example).sqrt().clamp(min=TINY)
-    directed = _directed(of_queries) & _directed(of_example)
-    return dot.float(), (dot / whole).float(), (products / each * directed).mean(dim=1).float()
-
-
-def _directed(squares: Tensor) -> Tensor:
-    """Tell which blocks are more than rounding: bool of the shape of squared norms [..., B]."""
-    return squares > NOISE**2 * squares.sum(dim=-1, keepdim=True)
+    counted = directed(of_queries) & directed(of_example)
+    return dot.float(), (dot / whole).float(), (products / each * counted).mean(dim=1).float()
