@@ -215,13 +215,9 @@ def large_list(queries: int) -> Iterator[Row]:
 
 
 def _fetcher(server: Server) -> Callable[[str], float]:
-    while True:  # the address is printed just before it answers
-        try:
-            connection = http.client.HTTPConnection(server.host)
-            get(connection, server.cookie, "/static/icon.svg")
-            return lambda path: get(connection, server.cookie, path)
-        except ConnectionRefusedError:
-            time.sleep(0.05)
+    connection = http.client.HTTPConnection(server.host)
+    get(connection, server.cookie, "/static/icon.svg")
+    return lambda path: get(connection, server.cookie, path)
 
 
 def main() -> None:

@@ -189,6 +189,17 @@ def test_hostile_texts_do_nothing(watched: Watched, address: str) -> None:
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
+def test_words_of_an_answer_stay_whole(watched: Watched, address: str) -> None:
+    watched.page.set_viewport_size({"width": 390, "height": 844})
+    watched.page.goto(f"{address}/sql?q=FROM+method_report")
+    heights = watched.page.evaluate(
+        "[...document.querySelectorAll('.scroll td > bdi')].map(cell => cell.getBoundingClientRect().height)"
+    )
+    assert heights
+    assert max(heights) < 1.5 * min(heights)  # none takes two lines
+    assert watched.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
 def test_sql_runs_and_refuses(watched: Watched, address: str) -> None:
     page = watched.page
     page.goto(f"{address}/sql")

@@ -12,13 +12,15 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
 import attrstore
-from attrstore.web import kept, kinds, lease
+from attrstore.web import kept, kinds, lease, stretch
 from attrstore.web.app import application
-from attrstore.web.kept import Kept
+from attrstore.web.kept import Kept, Snapshot
+from attrstore.web.stretch import Stretch
 from tests import hostile, scored
 
 HOST = "127.0.0.1:8642"
@@ -193,13 +195,114 @@ def test_what_failed_is_asked_again_and_none_is_an_answer() -> None:
     assert results.once("n", lambda: 5) is None
 
 
-def test_pages_are_kept_up_to_a_number_of_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kept, "KEPT_BYTES", 1_000)
+@pytest.mark.parametrize(
+    "kind, made", [("page", bytes(300)), ("stretch", Stretch({"query_id": np.zeros(10), "n": np.zeros(10)}))]
+)
+def test_what_has_a_size_is_kept_up_to_a_number_of_bytes(
+    monkeypatch: pytest.MonkeyPatch, kind: str, made: object
+) -> None:
+    monkeypatch.setattr(kept, "KEPT_BYTES", {"stretch": 500})
+    monkeypatch.setattr(kept, "KEPT_BYTES_OTHERS", 1_000)
     results = Kept()
+    for other in ("page", "stretch"):  # each has its own bound
+        results.once(other, lambda: bytes(400), "large")
     for i in range(100):
-        results.once("page", lambda: bytes(300), i)
-        results.find("page", 0)  # the one asked for last stays
-    assert [i for i in range(100) if results.find("page", i)] == [0, 98, 99]
+        results.once(kind, lambda: made, i)
+        results.find(kind, 0)  # the one asked for last stays
+    assert [i for i in range(100) if results.find(kind, i)] == [0, 98, 99]
+    assert [results.find(other, "large") is None for other in ("page", "stretch")] == [
+        kind == "page",
+        kind == "stretch",
+    ]
+
+
+STATEMENTS = {
+    "ranked": "SELECT query_id, example_id, rank, score FROM scores WHERE scoring_id = $scoring",
+    "labels": "SELECT query_id, example_id, max(label) FROM labels GROUP BY ALL",
+}
+
+
+@pytest.mark.parametrize("length", [1, 4, 5, 32])
+@pytest.mark.parametrize("name, asked", [("ranked", {"scoring": "cosine"}), ("labels", {})])
+def test_a_stretch_holds_of_each_query_what_is_its_own(
+    path: Path,
+    world: scored.World,
+    monkeypatch: pytest.MonkeyPatch,
+    length: int,
+    name: str,
+    asked: dict[str, str],
+) -> None:
+    monkeypatch.setattr(stretch, "LENGTH", length)
+    with attrstore.open(path) as store:
+        snapshot, every = Snapshot(store), store.rows(STATEMENTS[name], asked)
+        assert every
+        for q in range(scored.N_QUERIES + 1):
+            found = stretch.rows(snapshot, name, q, **asked)
+            assert sorted(found) == sorted(row[1:] for row in every if row[0] == q)
+
+
+def test_rows_of_a_stretch_come_in_any_order() -> None:
+    ids, values = np.array([5.0, 2, 5, 3, 2]), np.array([0.0, 1, 2, 3, 4])
+    found = Stretch({"query_id": ids, "value": values})
+    assert [found.of(q) for q in (1, 2, 3, 4, 5)] == [[], [(1,), (4,)], [(3,)], [], [(0,), (2,)]]
+
+
+def test_the_page_of_a_neighbour_asks_only_for_the_query_and_its_texts(
+    path: Path, world: scored.World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, named = [], attrstore.Store.named
+
+    def noting(
+        store: attrstore.Store, file: str, name: str, parameters: dict[str, object] | None = None
+    ) -> object:
+        if file == "web":
+            asked.append(name)
+        return named(store, file, name, parameters)
+
+    with opened(path) as browser:
+        browser.get("/query?id=q3&a=cosine&b=bm25")
+        monkeypatch.setattr(attrstore.Store, "named", noting)
+        assert browser.get("/query?id=q4&a=cosine&b=bm25").status_code == 200
+    assert asked == ["query", "example_texts"]
+
+
+def test_a_file_that_is_always_read_is_opened_anew_once_in_a_while(
+    path: Path, world: scored.World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease, "LINGER", 60.0)
+    monkeypatch.setattr(lease, "LEASES", 10)
+    openings, open_ = [], attrstore.open
+
+    def counted(path: Path) -> attrstore.Store:
+        openings.append(path)
+        return open_(path)
+
+    monkeypatch.setattr(attrstore, "open", counted)
+    held = lease.Lease(path)
+
+    def read(i: int) -> int:
+        with held.open() as snapshot:
+            snapshot.once("n", lambda _: i)  # what was found out stays: the file is the same
+            return int(snapshot.store.value("SELECT count(*) FROM queries")) + snapshot.once(
+                "n", lambda _: -1
+            )
+
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(read, range(35)))
+    held.close()
+    assert len(set(found)) == 1
+    assert len(openings) == 4
+
+
+def test_words_are_those_of_the_macro_whatever_the_letters(path: Path, world: scored.World) -> None:
+    letters = [chr(c) for c in (*range(1, 0x300), *range(0x300, 0x110000, 97)) if not 0xD800 <= c <= 0xDFFF]
+    texts = [f"A{c}b Σ{c}{c} {c}" for c in letters]
+    with attrstore.open(path) as store:
+        expected = store.rows(
+            "SELECT words_of(t) FROM (SELECT unnest($texts::VARCHAR[]) AS t)", {"texts": texts}
+        )
+        found = kinds.words_of(Snapshot(store), texts)
+    assert [words[1:-1] for words in found] == [words for (words,) in expected]
 
 
 def test_kinds_are_those_of_the_view(path: Path, world: scored.World) -> None:
@@ -232,9 +335,9 @@ def test_kinds_are_those_of_the_view(path: Path, world: scored.World) -> None:
         store.execute("INSERT INTO labels VALUES (0, 0, 1, NULL), (1, 0, 0, NULL)")
         expected = store.rows("SELECT query, example, kind FROM classed_proponents ORDER BY ALL")
         labels = dict.fromkeys([(0, 0)], 1.0)
-        found = []
+        found, snapshot = [], Snapshot(store)
         for q, subject in enumerate(subjects):
-            spelt, mill, *words = kinds.words_of(store, [subject, "mill", *texts])
+            spelt, mill, *words = kinds.words_of(snapshot, [subject, "mill", *texts])
             found += [
                 (
                     f"q{q}",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import math
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -21,7 +23,8 @@ from starlette.testclient import TestClient
 import attrstore
 from attrstore.cli import main
 from attrstore.statements import statements
-from attrstore.web import marks
+from attrstore.web import frame, marks
+from attrstore.web import serve as serving
 from attrstore.web.address import Address
 from attrstore.web.app import application
 from attrstore.web.kept import KEPT, Snapshot
@@ -532,6 +535,36 @@ def test_marks_join_neighbours_and_find_the_phrase_without_words() -> None:
     assert marks.marked("ไปกรุงเทพแล้ว", thai) == 'ไป<mark class="target">กรุงเทพ</mark>แล้ว'
     far = "x " * 2_000 + "New York" + " y" * 2_000
     assert "New York" in marks.excerpt(far, len(far), what)
+
+
+# The server
+
+
+def test_who_opens_the_address_at_once_is_served_without_waiting_for_more_to_send() -> None:
+    async def accepted() -> int:
+        arrived: asyncio.Future[asyncio.StreamWriter] = asyncio.get_running_loop().create_future()
+        listening = serving._listen(0)
+        with socket.create_connection(listening.getsockname()):  # before anything runs behind it
+            server = await asyncio.start_server(lambda _, writer: arrived.set_result(writer), sock=listening)
+            async with server:
+                writer = await asyncio.wait_for(arrived, 5)
+                option: int = writer.get_extra_info("socket").getsockopt(
+                    socket.IPPROTO_TCP, socket.TCP_NODELAY
+                )
+                writer.close()
+        return option
+
+    assert asyncio.run(accepted()) != 0
+
+
+def test_what_every_page_needs_is_known_before_the_first(
+    shared: tuple[Path, scored.World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = application(shared[0], token="secret", hosts=frozenset({HOST}))
+    app.state.prepare()
+    monkeypatch.setattr(frame, "scorings", None)
+    with TestClient(app, base_url=f"http://{HOST}", cookies={"attrstore-8642": "secret"}) as browser:
+        assert browser.get("/").status_code == 200
 
 
 # Addresses and the file

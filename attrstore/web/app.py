@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from functools import partial
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,7 @@ from attrstore.web.ask import ask_page
 from attrstore.web.ask_sql import sql_file, sql_page
 from attrstore.web.asking import Asker
 from attrstore.web.example import example_page
-from attrstore.web.frame import page
+from attrstore.web.frame import chosen_pair, page
 from attrstore.web.guard import Guard
 from attrstore.web.lease import PAGES, Lease
 from attrstore.web.markup import el
@@ -81,7 +82,16 @@ def application(path: Path, *, token: str, hosts: frozenset[str], model: Path | 
     routes += [Route(f"/sql.{kind}", _downloaded(path, kind, queries)) for kind in FILES]
     routes.append(Route("/static/{name}", _static))
     guard = Middleware(Guard, token=token, hosts=hosts)
-    return Starlette(routes=routes, middleware=[guard], lifespan=lifespan)
+    app = Starlette(routes=routes, middleware=[guard], lifespan=lifespan)
+    app.state.prepare = partial(_prepare, lease)
+    return app
+
+
+def _prepare(lease: Lease) -> None:
+    """Find out what every page needs, before the first is asked for; raises what is wrong with the store."""
+    with lease.open() as snapshot:
+        chosen_pair(snapshot, Address())
+    lease.close()
 
 
 def _shown(lease: Lease, view: View, threads: Executor) -> Endpoint:

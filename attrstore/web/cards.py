@@ -8,6 +8,7 @@ from attrstore.web import marks, parts
 from attrstore.web.frame import number, signed, state
 from attrstore.web.kinds import kind, words_of
 from attrstore.web.markup import Child, Markup, el, join
+from attrstore.web.stretch import rows
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -64,8 +65,7 @@ class Ranked(NamedTuple):
 
 def columns(snapshot: Snapshot, address: Address, pair: Pair, query: Query) -> Markup:
     """Return both columns of proponents, and of opponents when asked for."""
-    store = snapshot.store
-    ranked = _ranked(store, address, pair, query)
+    ranked = _ranked(snapshot, address, pair, query)
     signs = (1, -1) if address.opponents else (1,)
     ends = {sign: (ranked.first("a", sign, address.n), ranked.first("b", sign, address.n)) for sign in signs}
     cards = _cards(snapshot, query, ranked, {e for both in ends.values() for side in both for e in side})
@@ -111,22 +111,22 @@ def _end(
 # From the store
 
 
-def _ranked(store: Store, address: Address, pair: Pair, query: Query) -> Ranked:
-    asked = {"query": query.query_id, "a": pair.a.scoring_id, "b": pair.b.scoring_id}
-    if address.source:
-        rows = store.named("web", "ranked_of_source", {**asked, "source": address.source}).fetchall()
-    else:
-        rows = store.named("web", "ranked", asked).fetchall()
-    of: dict[str, dict[int, Place]] = {pair.a.scoring_id: {}, pair.b.scoring_id: {}}
-    for example, scoring, rank, score in rows:
+def _ranked(snapshot: Snapshot, address: Address, pair: Pair, query: Query) -> Ranked:
+    sides = (pair.a.scoring_id, pair.b.scoring_id)
+    if not address.source:
+        kept = (rows(snapshot, "ranked", query.query_id, scoring=scoring) for scoring in sides)
+        return Ranked(*({example: Place(*place) for example, *place in side} for side in kept))
+    asked = {"query": query.query_id, "a": sides[0], "b": sides[1], "source": address.source}
+    of: dict[str, dict[int, Place]] = {scoring: {} for scoring in sides}
+    for example, scoring, rank, score in snapshot.store.named("web", "ranked_of_source", asked).fetchall():
         of[scoring][example] = Place(rank, score)
-    return Ranked(of[pair.a.scoring_id], of[pair.b.scoring_id])
+    return Ranked(*(of[scoring] for scoring in sides))
 
 
 def _cards(snapshot: Snapshot, query: Query, ranked: Ranked, examples: set[int]) -> dict[int, Card]:
     asked = {"ids": sorted(examples), "length": marks.FETCHED}
-    rows = snapshot.store.named("web", "example_texts", asked).fetchall()
-    kinds = _kinds(snapshot.store, query, rows)
+    texts = snapshot.store.named("web", "example_texts", asked).fetchall()
+    kinds = _kinds(snapshot, query, texts)
     patches = _patches(snapshot, query)
     return {
         example: Card(
@@ -141,12 +141,12 @@ def _cards(snapshot: Snapshot, query: Query, ranked: Ranked, examples: set[int])
             patches.get(example),
             kinds.get(example),
         )
-        for example, name, text, length, source, _ in rows
+        for example, name, text, length, source, _ in texts
     }
 
 
 def _kinds(
-    store: Store, query: Query, rows: list[tuple[int, str, str, int, str | None, str | None]]
+    snapshot: Snapshot, query: Query, examples: list[tuple[int, str, str, int, str | None, str | None]]
 ) -> dict[int, str]:
     """Return the kind of each example; none where the query names no subject and object."""
     known = query.known
@@ -155,7 +155,9 @@ def _kinds(
     )
     if subject is None or object_ is None:
         return {}
-    spelt_subject, spelt_object, *texts = words_of(store, [subject, object_, *(row[2] for row in rows)])
+    spelt_subject, spelt_object, *texts = words_of(
+        snapshot, [subject, object_, *(row[2] for row in examples)]
+    )
     return {
         row[0]: kind(
             query.labels.get(row[0]),
@@ -164,7 +166,7 @@ def _kinds(
             spelt_object,
             same_relation=relation is not None and row[5] == relation,
         )
-        for row, text in zip(rows, texts, strict=True)
+        for row, text in zip(examples, texts, strict=True)
     }
 
 
@@ -174,8 +176,7 @@ def _patches(snapshot: Snapshot, query: Query) -> dict[int, float]:
     if not settings:
         return {}
     asked = dict(zip(("model", "optimizer", "rate"), settings[0], strict=True))
-    rows = snapshot.store.named("web", "patches", {"query": query.query_id, **asked}).fetchall()
-    return dict(rows)
+    return dict(rows(snapshot, "patches", query.query_id, **asked))
 
 
 def _words(snapshot: Snapshot, query: Query) -> marks.Words:
@@ -253,8 +254,7 @@ def _foot(card: Card, address: Address, *, explained: bool) -> Markup:
         facts.append(el("span", says, class_="up" if card.tail_patch > 0 else "down"))
     if card.length > marks.SHOWN:
         facts.append(f"{card.length:,} characters")
-    why = address.to("/why", example=card.name)
-    if explained and why:
+    if explained and (why := address.to("/why", example=card.name)):
         facts.append(el("a", "why", href=why))
     return el("footer", *(el("span", fact) for fact in facts))
 

@@ -150,9 +150,13 @@ def sideways(named: Sequence[tuple[str, float]], says: str) -> Markup:
         y, wide = i * step, abs(value) * scale
         parts.append(label(edge - 8, y + 14, name if len(name) <= 28 else name[:27] + "…", "end"))
         parts.append(rect(zero if value >= 0 else zero - wide, y + 4, wide, 12, "a"))
-        parts.append(label(zero + (wide if value >= 0 else 0) + 6, y + 14, f"{value:,.4g}", class_="value"))
+        parts.append(label(zero + (wide if value >= 0 else 0) + 6, y + 14, _figure(value), class_="value"))
     parts.append(line(zero, 0, zero, step * len(named), "axis"))
     return svg(width, step * len(named) + 4, *parts, says=says)
+
+
+def _figure(value: float) -> str:
+    return f"{value:,.4g}".replace("-", "−")
 
 
 def scatter(points: Sequence[tuple[float, float]], x: str, y: str) -> Markup:
@@ -171,8 +175,8 @@ def scatter(points: Sequence[tuple[float, float]], x: str, y: str) -> Markup:
         cy = height - 50 - (up - y0) / ((y1 - y0) or 1) * (height - 70)
         parts.append(el("circle", cx=f"{cx:.2f}", cy=f"{cy:.2f}", r="3", class_="a"))
     parts += [
-        label(edge + 10, height - 24, f"{x0:,.4g}", "middle"), label(width - 20, height - 24, f"{x1:,.4g}", "middle"),
-        label(edge - 6, height - 46, f"{y0:,.4g}", "end"), label(edge - 6, 22, f"{y1:,.4g}", "end"),
+        label(edge + 10, height - 24, _figure(x0), "middle"), label(width - 20, height - 24, _figure(x1), "middle"),
+        label(edge - 6, height - 46, _figure(y0), "end"), label(edge - 6, 22, _figure(y1), "end"),
         label(width - 20, height - 6, x, "end", "strong"), label(edge + 6, 12, y, "start", "strong"),
     ]  # fmt: skip
     return svg(width, height, *parts, says=f"{y} by {x}, {len(points):,} points")

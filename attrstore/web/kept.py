@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar, cast
@@ -14,9 +14,10 @@ if TYPE_CHECKING:
     from attrstore.store import Store
 
 # How many results of a kind are kept: a list of queries may be long, a page is short.
-KEPT = {"listed": 4, "page": 4_096}
+KEPT = {"listed": 4, "page": 4_096, "stretch": 4_096}
 KEPT_OTHERS = 64
-KEPT_BYTES = 16 << 20  # of pages
+KEPT_BYTES = {"stretch": 8 << 20}
+KEPT_BYTES_OTHERS = 16 << 20  # of pages: what else is kept is small
 
 Made = TypeVar("Made")
 _MISSING = object()
@@ -29,7 +30,7 @@ class Kept:
         self._lock = threading.Lock()
         self._kinds: dict[str, OrderedDict[Hashable, object]] = {}
         self._making: dict[tuple[str, Hashable], Future[object]] = {}
-        self._bytes = 0
+        self._bytes: Counter[str] = Counter()
 
     def __len__(self) -> int:
         return sum(map(len, self._kinds.values()))
@@ -75,15 +76,14 @@ class Kept:
     def _keep(self, kind: str, key: Hashable, made: object) -> None:
         of_kind = self._kinds.setdefault(kind, OrderedDict())
         of_kind[key] = made
-        self._bytes += _size(made)
-        while len(of_kind) > 1 and (
-            len(of_kind) > KEPT.get(kind, KEPT_OTHERS) or (kind == "page" and self._bytes > KEPT_BYTES)
-        ):
-            self._bytes -= _size(of_kind.popitem(last=False)[1])
+        self._bytes[kind] += _size(made)
+        most, most_bytes = KEPT.get(kind, KEPT_OTHERS), KEPT_BYTES.get(kind, KEPT_BYTES_OTHERS)
+        while len(of_kind) > 1 and (len(of_kind) > most or self._bytes[kind] > most_bytes):
+            self._bytes[kind] -= _size(of_kind.popitem(last=False)[1])
 
 
 def _size(made: object) -> int:
-    return len(made) if isinstance(made, bytes) else 0
+    return len(made) if isinstance(made, bytes) else getattr(made, "nbytes", 0)
 
 
 @dataclass(frozen=True)

@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from attrstore.store import Store
-
-_GAP = re.compile("[^a-z0-9_]+")
+    from attrstore.web.kept import Snapshot
 
 
-def words_of(store: Store, texts: Sequence[str]) -> list[str]:
+def words_of(snapshot: Snapshot, texts: Sequence[str]) -> list[str]:
     """Return the words of each text between single spaces, as the macro `words_of` does.
 
-    DuckDB compiles the macro's expression anew for each statement, which takes longer than all else on a page, and
-    only letters beyond ASCII need it.
+    DuckDB compiles the macro's expression anew for each statement, which takes longer than all else on a page. It
+    goes by single characters, so it is asked about each of them once.
     """
-    found = [f" {_GAP.sub(' ', text.lower()).strip()} " if text.isascii() else "" for text in texts]
-    others = [i for i, text in enumerate(texts) if not text.isascii()]
-    if others:
-        ((spelt,),) = store.named("web", "words", {"texts": [texts[i] for i in others]}).fetchall()
-        for i, words in zip(others, spelt, strict=True):
-            found[i] = f" {words} "
-    return found
+    letters: dict[int, str] = snapshot.once("letters", lambda _: {})
+    unknown = [letter for letter in set().union(*texts) if ord(letter) not in letters]
+    if unknown:
+        spelt = snapshot.store.named("web", "letters", {"letters": unknown}).fetchall()
+        letters.update((ord(letter), words or " ") for letter, words in spelt)
+    return [f" {' '.join(text.translate(letters).split())} " for text in texts]
 
 
 def kind(label: float | None, text: str, subject: str, object_: str, *, same_relation: bool) -> str:

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from attrstore.store import Store
 
 LINGER = 0.25  # seconds: opening takes longer than most pages, and a page is followed by the next
-PAGES = 3  # threads that make pages; with more they wait for each other
+PAGES = 2  # threads that make pages; with more they wait for each other
+LEASES = 500  # of one opening: until it is closed, DuckDB keeps some bytes of every statement
 TRUSTED = 1.0  # seconds that a kept page is given out without asking whether another process writes
 
 Stamp = tuple[tuple[int, ...] | None, tuple[int, ...] | None]
@@ -37,6 +38,7 @@ class Lease:
             Kept(),
         )  # one value, so that no thread sees the new file with the old results
         self._readers = 0
+        self._leases = 0
         self._idle_since = 0.0
         self._opened = float("-inf")
 
@@ -48,14 +50,15 @@ class Lease:
         """
         with self._changed:
             # A file that was replaced is opened anew, once those who read the old one are done.
-            self._changed.wait_for(lambda: self._readers == 0 or self._state[0] == stamp(self.path))
-            if self._store is not None and self._state[0] != stamp(self.path):
+            self._changed.wait_for(lambda: self._readers == 0 or not self._outdated())
+            if self._store is not None and self._outdated():
                 self._close()
             opened = self._store or self._open()
             store = copy.copy(opened)
             store.connection = opened.connection.cursor()
             kept = self._state[1]
             self._readers += 1
+            self._leases += 1
         try:
             yield Snapshot(store, kept)
         finally:
@@ -86,6 +89,9 @@ class Lease:
             self._changed.wait_for(lambda: self._readers == 0)
             self._close()
 
+    def _outdated(self) -> bool:
+        return self._leases >= LEASES or self._state[0] != stamp(self.path)
+
     def _open(self) -> Store:
         self._opened = float("-inf")  # while it cannot be opened, no kept page is given out either
         while True:
@@ -99,7 +105,7 @@ class Lease:
             opened.close()
         if before != self._state[0]:
             self._state = (before, Kept())
-        self._store, self._opened = opened, time.monotonic()
+        self._store, self._opened, self._leases = opened, time.monotonic(), 0
         threading.Thread(target=self._close_when_idle, daemon=True).start()
         return opened
 

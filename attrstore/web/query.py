@@ -11,6 +11,7 @@ from attrstore.web.cards import columns
 from attrstore.web.frame import chosen_pair, hidden, nothing, number, page, select, sides
 from attrstore.web.markup import Child, Markup, el, join
 from attrstore.web.queries import listed, saying
+from attrstore.web.stretch import rows
 
 if TYPE_CHECKING:
     from attrstore.web.address import Address
@@ -60,16 +61,14 @@ def find(snapshot: Snapshot, name: str) -> Query:
 
     Raises `InputError` when there is none.
     """
-    store = snapshot.store
-    found = store.named("web", "query", {"id": name}).fetchall()
+    found = snapshot.store.named("web", "query", {"id": name}).fetchall()
     if not found:
         raise InputError(f"no query is called {name!r}.")
     query_id, _, prompt, target, metadata = found[0]
-    noted = store.named("web", "noted", {"query": query_id}).fetchall()
-    losses = {encoder: loss for encoder, _, loss in noted if encoder is not None}
     encoders = snapshot.once("encoders", lambda s: s.named("web", "gradient_encoders").fetchall())
-    loss = next((losses[encoder] for (encoder,) in encoders if encoder in losses), None)
-    labels = {example: label for _, example, label in noted if example is not None}
+    losses = (loss for (e,) in encoders for (loss,) in rows(snapshot, "losses", query_id, encoder=e))
+    loss = next(losses, None)
+    labels = dict(rows(snapshot, "labels", query_id))
     return Query(query_id, name, prompt, target, metadata, None if loss is None else -loss, labels)
 
 

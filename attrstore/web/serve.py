@@ -6,7 +6,6 @@ import secrets
 import socket
 from typing import TYPE_CHECKING
 
-import attrstore
 from attrstore.errors import InputError
 
 if TYPE_CHECKING:
@@ -30,22 +29,24 @@ def serve(path: Path, *, port: int, opened: Callable[[str], None], model: Path |
         raise InputError("the page needs starlette and uvicorn: pip install 'attrstore[web]'") from error
     if model is not None and not model.exists():
         raise InputError(f"{model}: no such folder or file. Give the model that ingest read.")
-    attrstore.open(path).close()  # what is wrong with the store is said here, not on the page
     listening = _listen(port)
     port = listening.getsockname()[1]
     token = secrets.token_urlsafe(24)
     hosts = frozenset(f"{name}:{port}" for name in (ADDRESS, "localhost"))
     app = application(path, token=token, hosts=hosts, model=model)
+    app.state.prepare()  # what is wrong with the store is said here, not on the page
     opened(f"http://{ADDRESS}:{port}/?token={token}")
     config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False, ws="none")
     uvicorn.Server(config).run(sockets=[listening])
 
 
 def _listen(port: int) -> socket.socket:
-    listening = socket.socket()
+    # Only where TCP is named does asyncio turn off its waiting for more to send, 40 ms for each page.
+    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((ADDRESS, port))
+        listening.listen()  # whoever opens the address at once waits, and is not refused
     except OSError as error:
         listening.close()
         raise InputError(

@@ -108,24 +108,31 @@ SELECT query_id, external_id FROM queries WHERE query_id IN (SELECT unnest($ids:
 -- name: query
 SELECT query_id, external_id, prompt, target, metadata FROM queries WHERE external_id = $id;
 
--- name: noted
--- What each encoder noted of a query's target, and the query's labels: a row has an encoder or an example. Together,
--- because planning a second statement takes longer than reading it.
-SELECT encoder_id, NULL AS example_id, loss AS value
+-- name: losses
+-- What an encoder noted of the targets of a stretch of queries.
+SELECT query_id, loss
 FROM query_encodings
-WHERE query_id = $query AND loss IS NOT NULL
-UNION ALL
-SELECT NULL, example_id, max(label) FROM labels WHERE query_id = $query GROUP BY example_id;
+WHERE encoder_id = $encoder AND query_id BETWEEN $first AND $last AND loss IS NOT NULL;
+
+-- name: labels
+-- The labels of a stretch of queries.
+SELECT query_id, example_id, max(label) AS label
+FROM labels
+WHERE query_id BETWEEN $first AND $last
+GROUP BY query_id, example_id;
 
 -- name: gradient_encoders
 -- The newest first.
 SELECT encoder_id FROM encoders WHERE kind = 'gradient' ORDER BY created DESC;
 
 -- name: ranked
--- All that one or two scorings keep of a query.
-SELECT example_id, scoring_id, rank, score FROM scores WHERE query_id = $query AND scoring_id IN ($a, $b);
+-- All that a scoring keeps of a stretch of queries.
+SELECT query_id, example_id, rank, score
+FROM scores
+WHERE scoring_id = $scoring AND query_id BETWEEN $first AND $last;
 
 -- name: ranked_of_source
+-- What one or two scorings keep of a query, of the examples of one source.
 SELECT example_id, scoring_id, rank, score
 FROM scores
 SEMI JOIN (SELECT example_id FROM examples WHERE source = $source) USING (example_id)
@@ -147,13 +154,16 @@ ORDER BY count(*) DESC, model_fingerprint, optimizer, learning_rate
 LIMIT 1;
 
 -- name: patches
-SELECT example_id, avg(delta_logprob)
+-- What was measured in one setting, for a stretch of queries.
+SELECT query_id, example_id, avg(delta_logprob) AS delta
 FROM tail_patches
-WHERE query_id = $query AND model_fingerprint = $model AND optimizer = $optimizer AND learning_rate = $rate
-GROUP BY example_id;
+WHERE query_id BETWEEN $first AND $last AND model_fingerprint = $model AND optimizer = $optimizer
+    AND learning_rate = $rate
+GROUP BY query_id, example_id;
 
--- name: words
-SELECT list_transform($texts::VARCHAR[], lambda spelt: words_of(spelt));
+-- name: letters
+-- What `words_of` makes of each character; empty where it is between words.
+SELECT letter, words_of(letter) FROM (SELECT unnest($letters::VARCHAR[]) AS letter);
 
 -- name: sources
 -- The sources of the examples, the most frequent first.
