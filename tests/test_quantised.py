@@ -15,7 +15,9 @@ import transformers
 import attrstore
 from tests import tiny
 
-pytest.importorskip("bitsandbytes", reason="bitsandbytes quantises the base: pip install bitsandbytes")
+bitsandbytes = pytest.importorskip(
+    "bitsandbytes", reason="bitsandbytes quantises the base: pip install bitsandbytes"
+)
 pytest.importorskip("accelerate", reason="transformers loads quantised weights with it")
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -43,7 +45,6 @@ def saved(model: Any, folder: Path) -> Path:
 
 def folders(folder: Path, bits: int) -> dict[str, Path]:
     """A quantised base, the same made whole again, and one adapter on each."""
-    import bitsandbytes
     import peft
 
     config = transformers.BitsAndBytesConfig(**BITS[bits])
