@@ -26,6 +26,7 @@ CHAT_COMPLETION: dict[str, Any] = {
     "prompt": turns("a b"),
     "completion": [{"role": "assistant", "content": "c d"}],
 }
+TOKENS: dict[str, Any] = {"text": "a b c d", "input_ids": [2, 3, 4, 5], "labels": [-100, -100, 4, 5]}
 
 
 def written(folder: Path, name: str, rows: list[dict[str, Any]]) -> list[Path]:
@@ -137,7 +138,30 @@ TRAINED = [  # rows of one data set, SFTTrainer's settings, our loss, the templa
     ([CHAT_COMPLETION], {"completion_only_loss": False, "assistant_only_loss": True}, "assistant", chats.MARKED),
     ([COMPLETION, {"prompt": "a", "completion": " b"}], {}, "auto", None),
     ([COMPLETION], {"completion_only_loss": False}, "all", None),
+    # SFTTrainer ends a text with the end token, which stands in the text where it is to count.
+    ([{"text": "a b c </s>"}, {"text": "d e </s>"}], {}, "auto", None),
+    ([TOKENS, {"text": "d e f", "input_ids": [5, 6, 7], "labels": [-100, 6, -100]}], {}, "auto", None),
+    ([{"text": "a b", "input_ids": [2, 3, 35, 4, 5, 35]}], {}, "auto", None),  # packed
 ]  # fmt: skip
+
+
+def collated(
+    tmp_path: Path, rows: list[dict[str, Any]], settings: dict[str, Any], tokenizer: Any
+) -> dict[str, torch.Tensor]:
+    """The batch that SFTTrainer makes of a data set."""
+    trl = pytest.importorskip("trl", reason="TRL is the oracle: pip install trl")
+    from datasets import Dataset
+
+    trainer = trl.SFTTrainer(
+        tiny.model(),
+        args=trl.SFTConfig(
+            output_dir=str(tmp_path / "out"), use_cpu=True, report_to=[], bf16=False, **settings
+        ),
+        train_dataset=Dataset.from_list(rows),
+        processing_class=tokenizer,
+    )
+    batch: dict[str, torch.Tensor] = trainer.data_collator([dict(row) for row in trainer.train_dataset])
+    return batch
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -145,18 +169,9 @@ TRAINED = [  # rows of one data set, SFTTrainer's settings, our loss, the templa
 def test_tokens_and_labels_are_those_that_trl_trains_on(
     tmp_path: Path, rows: list[dict[str, Any]], settings: dict[str, Any], loss: str, template: str | None
 ) -> None:
-    trl = pytest.importorskip("trl", reason="TRL is the oracle: pip install trl")
-    from datasets import Dataset
-
     tokenizer = chats.tokenizer(template)
-    trainer = trl.SFTTrainer(
-        tiny.model(),
-        args=trl.SFTConfig(output_dir=str(tmp_path), use_cpu=True, report_to=[], bf16=False, **settings),
-        train_dataset=Dataset.from_list(rows),
-        processing_class=tokenizer,
-    )
-    batch = trainer.data_collator([dict(row) for row in trainer.train_dataset])
-    typed = [(i, "", shape_of(row), json.dumps(row)) for i, row in enumerate(rows)]
+    batch = collated(tmp_path, rows, settings, tokenizer)
+    typed = [(i, row.get("text", ""), shape_of(row), json.dumps(row)) for i, row in enumerate(rows)]
     items = sequences.examples(typed, tokenizer, 32, "truncate", loss)
     (ours,) = sequences.batches(items, 10_000)
     order = torch.tensor([item.key for item in ours.items]).argsort()
@@ -167,9 +182,50 @@ def test_tokens_and_labels_are_those_that_trl_trains_on(
     assert ours.tokens[order][real].tolist() == batch["input_ids"][real].tolist()
 
 
-def shape_of(row: dict[str, Any]) -> str:
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("rows", "settings", "loss", "template"), TRAINED)
+def test_gradients_are_those_of_the_loss_that_trl_trains_on(
+    store: Store,
+    tmp_path: Path,
+    rows: list[dict[str, Any]],
+    settings: dict[str, Any],
+    loss: str,
+    template: str | None,
+) -> None:
+    """From the file to encodings, each against torch.func on TRL's own batch, example by example."""
+    tokenizer = chats.tokenizer(template)
+    batch = collated(tmp_path, rows, settings, tokenizer)
+    ingest_corpus(store, written(tmp_path, "c.jsonl", [{"id": str(i), **row} for i, row in enumerate(rows)]))
+    folder = tiny.checkpoint(tmp_path / "model")
+    tokenizer.save_pretrained(folder)
+    ingest_gradients(store, model=folder, projection_dim=64, code="fp16", loss=loss)
+    model = tiny.model().double()
+    parameters = {name: p.detach() for name, p in model.named_parameters()}
+    names = [block["name"] for block in json.loads(store.value("SELECT blocks FROM encoders"))]
+    found = store.rows("SELECT code, scales, loss FROM encodings ORDER BY example_id")
+    assert len(found) == len(rows)
+    for i, (code, scales, nats) in enumerate(found):
+        real = batch["attention_mask"][i].bool()
+        sides = batch["input_ids"][i][real].tolist(), batch["labels"][i][real].tolist()
+        wanted = gradient(model, parameters, *sides)
+        directions = torch.frombuffer(bytearray(code), dtype=torch.float16).float()
+        norms = torch.frombuffer(bytearray(scales), dtype=torch.bfloat16).float()
+        sizes = [wanted[f"{name}.weight"].numel() for name in names]
+        for name, part, norm in zip(names, directions.split(sizes), norms, strict=True):
+            whole = wanted[f"{name}.weight"].flatten().float()
+            assert float(norm) == pytest.approx(float(whole.norm()), rel=1e-2, abs=1e-6)
+            # The attention of a single token has no gradient, and its rounding no direction.
+            assert whole.norm() < 1e-6 or float(torch.cosine_similarity(part, whole, dim=0)) > 0.9999
+        assert nats == pytest.approx(sum_of_losses(model, parameters, *sides), rel=1e-5)
+
+
+def shape_of(row: dict[str, Any]) -> str | None:
+    if "input_ids" in row:
+        return "tokens"
     if "messages" in row:
         return "messages"
+    if "text" in row:
+        return None
     return "completion" if isinstance(row["prompt"], str) else "chat completion"
 
 
