@@ -1,11 +1,11 @@
 """What does the storage version that old clients of DuckDB read cost? Writing and scanning under both, in turn.
 
-python -m benchmarks.storage [--rows 200000] [--passages 200000] [--encoded 400] [--repeats 3] [--rounds 5]
+python -m benchmarks.storage [--rows 400000] [--passages 250000] [--encoded 400] [--repeats 3] [--rounds 7]
 
 Each round makes two stores, one with the version that attrstore writes and one with this DuckDB's own, in an order that
 changes from round to round, and takes every step in both before the next: --rows codes of 10,752 dimensions at half a
 bit, a corpus of --passages from a file, its lexical index, gradients of a small Llama over --encoded passages; then
-scans for one query and for 32, --repeats times each, and sums over all postings in SQL, four times as often. Closing
+scans for one query and for 32, --repeats times each, and sums over all postings in SQL, eight times as often. Closing
 the store, with its checkpoint, belongs to each step that writes. Processor seconds of this process and its children are
 the ones to read on a busy machine: medians of the rounds, and the median of the rounds' ratios with the least and the
 greatest.
@@ -140,7 +140,7 @@ def steps(given: Inputs, sizes: Sizes) -> dict[str, Step]:
         ingest_gradients(store, model=given.model, optimizer_state="none", device="cpu")
 
     def postings(store: attrstore.Store) -> None:
-        for _ in range(4 * sizes.repeats):
+        for _ in range(8 * sizes.repeats):
             store.value("SELECT sum(hash(term_id, example_id, tf)::HUGEINT) FROM postings")
 
     return {
@@ -183,9 +183,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    for name, number in {"rows": 200_000, "passages": 200_000, "encoded": 400, "repeats": 3}.items():
+    for name, number in {"rows": 400_000, "passages": 250_000, "encoded": 400, "repeats": 3}.items():
         parser.add_argument(f"--{name}", type=int, default=number)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--folder", type=Path)
     asked = parser.parse_args()
     sizes = Sizes(asked.rows, asked.passages, asked.encoded, asked.repeats)

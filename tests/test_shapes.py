@@ -295,6 +295,30 @@ def test_a_step_on_a_chat_is_on_the_marked_tokens_alone() -> None:
         assert torch.allclose(direction, expected[name] / 7, rtol=1e-3, atol=1e-6), name
 
 
+def test_mirrored_steps_and_losses_are_on_the_marked_tokens_alone(store: Store, tmp_path: Path) -> None:
+    """A step up on the answer of the query; the change of what the assistant says in the example, by hand."""
+    from attrstore.scoring import score
+
+    ingest_corpus(
+        store, written(tmp_path, "c.jsonl", [{"id": "chat", **CHAT}, {"id": "other", **COMPLETION}])
+    )
+    ingest_queries(store, written(tmp_path, "q.jsonl", [{"id": "q", **CHAT}]))
+    folder, tokenizer = tiny.checkpoint(tmp_path / "model"), chats.tokenizer()
+    tokenizer.save_pretrained(folder)
+    score(store, "mirrored", model=folder, step="ascent", learning_rate=0.03, top_k=2)
+    (example,) = sequences.examples([(0, "", "messages", json.dumps(CHAT))], tokenizer, 32, "truncate")
+    tokens, spoken = example.windows[0], example.targets(0)
+    answer = [token if i >= 13 else -100 for i, token in enumerate(tokens)]
+    assert (sum(t != -100 for t in spoken), sum(t != -100 for t in answer)) == (7, 3)
+    model = tiny.model().double()
+    parameters = {name: p.detach() for name, p in model.named_parameters()}
+    direction = gradient(model, parameters, tokens, answer)  # of the sum; the step is on the mean
+    moved = {name: p + 0.03 * direction[name] / 3 for name, p in parameters.items()}
+    change = sum_of_losses(model, moved, tokens, spoken) - sum_of_losses(model, parameters, tokens, spoken)
+    found = store.value("SELECT score FROM influence WHERE example = 'chat'")
+    assert found == pytest.approx(change / 7, rel=1e-3)
+
+
 def sum_of_losses(model: Any, parameters: dict[str, Any], tokens: list[int], labels: list[int]) -> float:
     logits = functional_call(model, parameters, (torch.tensor([tokens]),)).logits[0, :-1]
     return float(torch.nn.functional.cross_entropy(logits, torch.tensor(labels[1:]), reduction="sum"))
