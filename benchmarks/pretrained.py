@@ -15,7 +15,8 @@ speed: ingest of the sample, model loading included, and a plain forward and bac
 fidelity: Spearman's correlation and overlap of each code with exact scores of whole gradients, over every example.
 lds: fine-tunes an adapter on a sample of its own, --lds-examples texts of at most 64 tokens, --lds-queries and
     --lds-steps, and one on each of --halves random halves of it from the same start and for half the steps; then the
-    linear datamodelling score of each method. trainings.jsonl gets a line a training; killed, the same command goes on.
+    linear datamodelling score of each method, and how far it is from the recommended one's. trainings.jsonl gets a line
+    a training; killed, the same command goes on.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 import attrstore
@@ -72,6 +74,7 @@ CODES: dict[str, dict[str, Any]] = {
 EXACT = "exact"
 RATES = {"full": 1e-4, "lora": 2e-3}  # of learning
 PARTS = ("full", "lora", "speed", "fidelity", "lds")
+FIRST = "cosine-block"  # the recommended one, which others are held against
 OPTIMIZER, PLAIN, PAIRS = "optimizer", "plain", "rank 1"  # encoders
 # scoring: its method and options, of what `lds` judges. Methods whose papers have no optimizer's state read plain
 # gradients; those that the recommendation and TrackStar are about read both.
@@ -358,11 +361,29 @@ def lds(place: Place, steps: int, halves: int) -> None:
         for row in trainings(store, place, steps):
             import_losses(store, row["losses"], subsets="lds")
         report = tabulate(store, lds=True)
+        apart = {str(row["name"]): differences(store, str(row["name"])) for row in report.records()}
     found = sorted(report.records(), key=lambda row: -row["lds"])
-    print(f"{'method':24}{'LDS':>8}  95% interval")
+    print(f"{'method':24}{'LDS':>8}  95% interval      less that of {FIRST}, query by query")
     for row in found:
-        print(f"{row['name']:24}{row['lds']:8.3f}  [{row['low']:.3f}, {row['high']:.3f}]")
+        mean, low, high = apart[row["name"]]
+        print(
+            f"{row['name']:24}{row['lds']:8.3f}  [{row['low']:.3f}, {row['high']:.3f}]  "
+            f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]"
+        )
     print(f"{found[0]['subsets']} halves, {found[0]['queries']} queries", *report.notes, sep="\n")
+
+
+def differences(store: attrstore.Store, name: str) -> tuple[float, float, float]:
+    """Return how far a scoring's LDS lies above that of `FIRST`, with the 95% interval over resampled queries."""
+    rows = store.rows(
+        "SELECT one.lds - other.lds FROM lds_query AS one JOIN lds_query AS other USING (subset_set, query) "
+        "WHERE one.name = $name AND other.name = $first ORDER BY query",
+        {"name": name, "first": FIRST},
+    )
+    values = np.array([value for (value,) in rows])
+    drawn = np.random.default_rng(0).integers(0, len(values), (10_000, len(values)))
+    low, high = np.quantile(values[drawn].mean(axis=1), [0.025, 0.975])
+    return float(values.mean()), float(low), float(high)
 
 
 def judged(store: attrstore.Store, model: Path) -> None:

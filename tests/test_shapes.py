@@ -97,6 +97,14 @@ def test_queries_may_be_chats(store: Store, tmp_path: Path) -> None:
         ({"input_ids": [1, 2]}, "input_ids without a text"),
         ({"text": "a", "input_ids": [1, -2]}, "not all are token ids"),
         ({"text": "a", "input_ids": [1, 2], "labels": [1]}, "one entry for each"),
+        (
+            {"text": "a", "input_ids": [1, 2], "completion_mask": [0, 1]},
+            "rename the one that was trained by to",
+        ),
+        (
+            {"text": "a", "input_ids": [1, 2], "assistant_masks": [0, 1]},
+            "rename the one that was trained by to",
+        ),
         ({"prompt": "a"}, "no 'text'"),
     ],
 )
