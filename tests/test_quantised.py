@@ -13,6 +13,7 @@ import torch
 import transformers
 
 import attrstore
+from attrstore.ingest.model import optimizer
 from tests import tiny
 
 bitsandbytes = pytest.importorskip(
@@ -103,3 +104,38 @@ def test_gradients_are_those_of_the_weights_made_whole(
                 step()
         else:
             assert step().pairs == 2
+
+
+def saved_state(file: Path, kind: Any) -> tuple[Any, Path]:
+    """A model after three steps, and its optimizer's state."""
+    model = whole().train()
+    steps, drawn = kind(model.parameters(), lr=1e-4), torch.Generator().manual_seed(0)
+    for _ in range(3):
+        tokens = torch.randint(2, 28, (4, 9), generator=drawn)
+        steps.zero_grad()
+        model(input_ids=tokens, labels=tokens).loss.backward()
+        steps.step()
+    torch.save(steps.state_dict(), file)
+    return model, file
+
+
+@pytest.mark.parametrize(("kind", "far"), [("AdamW8bit", 0.02), ("AdamW32bit", 1e-6)])
+def test_states_that_bitsandbytes_itself_saved(tmp_path: Path, kind: str, far: float) -> None:
+    """Beside torch's AdamW after the same steps; `far` is a share of the largest second moment."""
+    theirs, wanted = (
+        optimizer.parameter_moments(file, model)
+        for model, file in (
+            saved_state(tmp_path / "theirs.pt", getattr(bitsandbytes.optim, kind)),
+            saved_state(tmp_path / "torch.pt", torch.optim.AdamW),
+        )
+    )
+    assert theirs.keys() == wanted.keys()
+    for name, moment in theirs.items():
+        values = wanted[name].values
+        assert float((moment.values - values).abs().max()) <= far * float(values.max()), name
+
+
+def test_a_state_of_lion_is_refused(tmp_path: Path) -> None:
+    model, file = saved_state(tmp_path / "lion.pt", bitsandbytes.optim.Lion8bit)
+    with pytest.raises(attrstore.InputError, match=r"has one moment \(of Lion, RMSprop"):
+        optimizer.parameter_moments(file, model)
