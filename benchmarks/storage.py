@@ -1,6 +1,6 @@
 """What does the storage version that old clients of DuckDB read cost? Writing and scanning under both, in turn.
 
-python -m benchmarks.storage [--rows 400000] [--passages 250000] [--encoded 400] [--repeats 3] [--rounds 7]
+python -m benchmarks.storage [--rows 400000] [--passages 250000] [--encoded 400] [--repeats 3] [--rounds 7] [--step S]
 
 Each round makes two stores, one with the version that attrstore writes and one with this DuckDB's own, in an order that
 changes from round to round, and takes every step in both before the next: --rows codes of 10,752 dimensions at half a
@@ -8,18 +8,19 @@ bit, a corpus of --passages from a file, its lexical index, gradients of a small
 scans for one query and for 32, --repeats times each, and sums over all postings in SQL, eight times as often. Closing
 the store, with its checkpoint, belongs to each step that writes. Processor seconds of this process and its children are
 the ones to read on a busy machine: medians of the rounds, and the median of the rounds' ratios with the least and the
-greatest.
+greatest, and their mean with its standard error. --step takes only the steps that have S in their names.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -160,14 +161,14 @@ def steps(given: Inputs, sizes: Sizes) -> dict[str, Step]:
     }
 
 
-def rounds(times: Times, given: Inputs, sizes: Sizes, folder: Path, number: int) -> None:
-    """Take every step under both versions, `number` times, after a round that warms up."""
+def rounds(times: Times, chosen: Mapping[str, Step], folder: Path, number: int) -> None:
+    """Take the steps under both versions, `number` times, after a round that warms up."""
     for i in range(number + 1):
         pair = (OLD, OWN) if i % 2 else (OWN, OLD)
         with tempfile.TemporaryDirectory(dir=folder) as made:
             for version in pair:
                 (Path(made) / version).mkdir()
-            for step, action in steps(given, sizes).items():
+            for step, action in chosen.items():
                 for version in pair:
                     with patch.object(schema, "STORAGE", version), times.of(step, version):
                         action(Path(made) / version)
@@ -186,12 +187,15 @@ def main() -> None:
     for name, number in {"rows": 400_000, "passages": 250_000, "encoded": 400, "repeats": 3}.items():
         parser.add_argument(f"--{name}", type=int, default=number)
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--step", default="")
     parser.add_argument("--folder", type=Path)
     asked = parser.parse_args()
     sizes = Sizes(asked.rows, asked.passages, asked.encoded, asked.repeats)
     times = Times()
     with tempfile.TemporaryDirectory(dir=asked.folder) as made:
-        rounds(times, inputs(Path(made), sizes), sizes, Path(made), asked.rounds)
+        every = steps(inputs(Path(made), sizes), sizes)
+        chosen = {name: step for name, step in every.items() if asked.step in name}
+        rounds(times, chosen, Path(made), asked.rounds)
     print(f"| | {OLD} | {OWN} | ratio, processor | ratio, clock |\n|---|---|---|---|---|")
     for step, taken in times.steps.items():
         cells = [_text(taken[version]) for version in (OLD, OWN)]
@@ -209,7 +213,9 @@ def _text(taken: list[Seconds]) -> str:
 
 
 def _ratio(ratios: list[float]) -> str:
-    return f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+    error = statistics.stdev(ratios) / len(ratios) ** 0.5 if len(ratios) > 1 else math.nan
+    spread = f"({min(ratios):.2f} to {max(ratios):.2f})"
+    return f"{statistics.median(ratios):.2f} {spread}, mean {statistics.mean(ratios):.3f} +- {error:.3f}"
 
 
 if __name__ == "__main__":

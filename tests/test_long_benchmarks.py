@@ -59,10 +59,10 @@ def test_trainings_on_halves_go_on_and_judge_every_method(
 
 def test_every_step_is_taken_under_both_storage_versions(tmp_path: Path) -> None:
     sizes = storage.Sizes(rows=20, passages=30, encoded=5, repeats=1)
-    given = storage.inputs(tmp_path, sizes)
+    every = storage.steps(storage.inputs(tmp_path, sizes), sizes)
     times = storage.Times()
-    storage.rounds(times, given, sizes, tmp_path, 1)
-    assert list(times.steps) == list(storage.steps(given, sizes))
+    storage.rounds(times, every, tmp_path, 1)
+    assert list(times.steps) == list(every)
     assert "ingest gradients, 5 passages" in times.steps
     for taken in times.steps.values():
         assert {version: len(of_version) for version, of_version in taken.items()} == {
