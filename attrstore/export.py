@@ -14,6 +14,7 @@ import duckdb
 from attrstore.batches import BATCH, batches, caller_sql
 from attrstore.errors import InputError, flag
 from attrstore.formats import write_cells, write_json
+from attrstore.matrices import write_matrix
 from attrstore.originals import example_lines
 from attrstore.records import RECORDS, record_lines
 from attrstore.statements import statement
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from attrstore.store import Store
 
 SUFFIXES = {".parquet": "parquet", ".csv": "csv", ".jsonl": "jsonl", ".json": "json", ".arrow": "arrow"}
+OF_SCORINGS = {".npy": "npy"}
 
 
 def export(store: Store, what: str, out: Path, *, file_format: str | None = None) -> int:
@@ -35,20 +37,26 @@ def export(store: Store, what: str, out: Path, *, file_format: str | None = None
     Args:
         store: an open store.
         what: the name of a table, view or scoring, or SQL. `labels` for `trec-qrels`; a scoring for
-            `trec-run` and `pair`.
+            `trec-run`, `pair`, `npy` and `bergson`.
         out: the file; its ending chooses the format unless `file_format` does.
-        file_format: parquet, csv, jsonl, json, arrow, trec-run, trec-qrels, pair, or examples: those whose ids are
-            in the column `example`, as JSON lines in the shape in which they came in.
+        file_format: parquet, csv, jsonl, json, arrow, trec-run, trec-qrels, pair; examples: those whose ids are in
+            the column `example`, as JSON lines in the shape in which they came in; npy: a matrix of float64, queries by
+            examples; bergson: a folder as `bergson score` writes it.
 
     Raises:
         InputError: an unknown name, format or folder, or SQL that fails.
     """
-    file_format = file_format or SUFFIXES.get(out.suffix.lower())
+    endings = SUFFIXES | OF_SCORINGS
+    file_format = file_format or endings.get(out.suffix.lower())
     if file_format is None:
         raise InputError(
-            f"{out}: unknown ending. Use {', '.join(SUFFIXES)}, or {flag('format', 'file_format')}."
+            f"{out}: unknown ending. Use {', '.join(endings)}, or {flag('format', 'file_format')}."
         )
+    if file_format == "bergson":
+        return write_matrix(store, what, out, file_format)
     with replacing(out, beside=store) as temporary:
+        if file_format == "npy":
+            return write_matrix(store, what, temporary, file_format)
         if file_format in RECORDS:
             lines = (
                 example_lines(store, relation_of(store, what))

@@ -138,6 +138,69 @@ def test_what_is_exported_comes_back_equal(store: Store, tmp_path: Path, file_fo
         assert len(again.rows("FROM compare('back', 'bm25')")) > 0
 
 
+@pytest.fixture
+def encoded(filled: Store, tmp_path: Path) -> Store:
+    filled.encode_gradients(model=tiny.checkpoint(tmp_path / "model"), projection_dim=4)
+    filled.score("cosine", top_k=EXAMPLES, name="whole")
+    filled.score("cosine", top_k=2, name="ends")
+    return filled
+
+
+def kept(store: Store, name: str) -> list[tuple[Any, ...]]:
+    """Query, example, place and score; a place is counted from the strong end, as a rank is from either."""
+    return store.rows(
+        "SELECT query_id, example_id, position_of(rank, n_examples), score "
+        "FROM scores JOIN scorings USING (scoring_id) WHERE name = $n ORDER BY ALL",
+        {"n": name},
+    )
+
+
+def test_a_matrix_of_scores_goes_round(encoded: Store, tmp_path: Path) -> None:
+    encoded.close()
+    path, out = str(encoded.path), tmp_path / "scores.npy"
+    done = CliRunner().invoke(main, ["export", path, "whole", str(out)])
+    assert (done.exit_code, "3 rows" in done.output) == (0, True), done.output
+    with attrstore.open(path, writable=True) as store:
+        written = np.load(out)
+        assert written.shape == (QUERIES, EXAMPLES)
+        for query, example, _, score in kept(store, "whole"):
+            assert written[query, example] == score
+        store.import_scores(out, name="back")
+        assert kept(store, "back") == kept(store, "whole")
+        with pytest.raises(
+            InputError, match=r"ends: keeps \d of 7 scores for query 'q-0', .* Score again with top_k 7"
+        ):
+            store.export("ends", tmp_path / "ends.npy")
+        with pytest.raises(InputError, match="no scoring is called nobody; there are whole"):
+            store.export("nobody", tmp_path / "nobody.npy")
+    assert sorted(file.name for file in tmp_path.glob("*.npy")) == ["scores.npy"]
+
+
+def test_a_score_store_as_bergson_writes_it_goes_round(encoded: Store, tmp_path: Path) -> None:
+    """What a scoring does not keep is not written, and single precision is all that is lost."""
+    for name in ("whole", "ends"):
+        encoded.export(name, tmp_path / name, file_format="bergson")
+        import_scores(encoded, tmp_path / name, name=f"{name} back")
+        about = json.loads((tmp_path / name / "info.json").read_text())
+        theirs = json.loads(
+            (bergson(tmp_path / f"like {name}", matrix(), matrix() > 0) / "info.json").read_text()
+        )
+        assert about == {"attribute_tokens": False, **theirs}
+        records = np.fromfile(tmp_path / name / "scores.bin", np.dtype(about["dtype"]))
+        there = {(query, example): score for query, example, _, score in kept(encoded, name)}
+        for query in range(QUERIES):
+            for example, record in enumerate(records):
+                assert bool(record[f"written_{query}"]) == ((query, example) in there)
+                assert record[f"score_{query}"] == np.float32(there.get((query, example), 0))
+    whole, back = (kept(encoded, name) for name in ("whole", "whole back"))
+    assert [row[:3] for row in back] == [row[:3] for row in whole]
+    ends = {row[:3] for row in kept(encoded, "ends") if row[2] in (1, 2)}
+    assert ends == {row[:3] for row in kept(encoded, "ends back") if row[2] in (1, 2)}
+    with pytest.raises(InputError, match="is there already"):
+        encoded.export("whole", tmp_path / "whole", file_format="bergson")
+    assert not list(tmp_path.glob(".*"))
+
+
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [

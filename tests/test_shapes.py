@@ -26,6 +26,7 @@ CHAT_COMPLETION: dict[str, Any] = {
     "prompt": turns("a b"),
     "completion": [{"role": "assistant", "content": "c d"}],
 }
+TOKENS: dict[str, Any] = {"text": "a b c d", "input_ids": [2, 3, 4, 5], "labels": [-100, -100, 4, 5]}
 
 
 def written(folder: Path, name: str, rows: list[dict[str, Any]]) -> list[Path]:
@@ -96,6 +97,14 @@ def test_queries_may_be_chats(store: Store, tmp_path: Path) -> None:
         ({"input_ids": [1, 2]}, "input_ids without a text"),
         ({"text": "a", "input_ids": [1, -2]}, "not all are token ids"),
         ({"text": "a", "input_ids": [1, 2], "labels": [1]}, "one entry for each"),
+        (
+            {"text": "a", "input_ids": [1, 2], "completion_mask": [0, 1]},
+            "rename the one that was trained by to",
+        ),
+        (
+            {"text": "a", "input_ids": [1, 2], "assistant_masks": [0, 1]},
+            "rename the one that was trained by to",
+        ),
         ({"prompt": "a"}, "no 'text'"),
     ],
 )
@@ -137,7 +146,30 @@ TRAINED = [  # rows of one data set, SFTTrainer's settings, our loss, the templa
     ([CHAT_COMPLETION], {"completion_only_loss": False, "assistant_only_loss": True}, "assistant", chats.MARKED),
     ([COMPLETION, {"prompt": "a", "completion": " b"}], {}, "auto", None),
     ([COMPLETION], {"completion_only_loss": False}, "all", None),
+    # SFTTrainer ends a text with the end token, which stands in the text where it is to count.
+    ([{"text": "a b c </s>"}, {"text": "d e </s>"}], {}, "auto", None),
+    ([TOKENS, {"text": "d e f", "input_ids": [5, 6, 7], "labels": [-100, 6, -100]}], {}, "auto", None),
+    ([{"text": "a b", "input_ids": [2, 3, 35, 4, 5, 35]}], {}, "auto", None),  # packed
 ]  # fmt: skip
+
+
+def collated(
+    tmp_path: Path, rows: list[dict[str, Any]], settings: dict[str, Any], tokenizer: Any
+) -> dict[str, torch.Tensor]:
+    """The batch that SFTTrainer makes of a data set."""
+    trl = pytest.importorskip("trl", reason="TRL is the oracle: pip install trl")
+    from datasets import Dataset
+
+    trainer = trl.SFTTrainer(
+        tiny.model(),
+        args=trl.SFTConfig(
+            output_dir=str(tmp_path / "out"), use_cpu=True, report_to=[], bf16=False, **settings
+        ),
+        train_dataset=Dataset.from_list(rows),
+        processing_class=tokenizer,
+    )
+    batch: dict[str, torch.Tensor] = trainer.data_collator([dict(row) for row in trainer.train_dataset])
+    return batch
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -145,18 +177,9 @@ TRAINED = [  # rows of one data set, SFTTrainer's settings, our loss, the templa
 def test_tokens_and_labels_are_those_that_trl_trains_on(
     tmp_path: Path, rows: list[dict[str, Any]], settings: dict[str, Any], loss: str, template: str | None
 ) -> None:
-    trl = pytest.importorskip("trl", reason="TRL is the oracle: pip install trl")
-    from datasets import Dataset
-
     tokenizer = chats.tokenizer(template)
-    trainer = trl.SFTTrainer(
-        tiny.model(),
-        args=trl.SFTConfig(output_dir=str(tmp_path), use_cpu=True, report_to=[], bf16=False, **settings),
-        train_dataset=Dataset.from_list(rows),
-        processing_class=tokenizer,
-    )
-    batch = trainer.data_collator([dict(row) for row in trainer.train_dataset])
-    typed = [(i, "", shape_of(row), json.dumps(row)) for i, row in enumerate(rows)]
+    batch = collated(tmp_path, rows, settings, tokenizer)
+    typed = [(i, row.get("text", ""), shape_of(row), json.dumps(row)) for i, row in enumerate(rows)]
     items = sequences.examples(typed, tokenizer, 32, "truncate", loss)
     (ours,) = sequences.batches(items, 10_000)
     order = torch.tensor([item.key for item in ours.items]).argsort()
@@ -167,9 +190,50 @@ def test_tokens_and_labels_are_those_that_trl_trains_on(
     assert ours.tokens[order][real].tolist() == batch["input_ids"][real].tolist()
 
 
-def shape_of(row: dict[str, Any]) -> str:
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("rows", "settings", "loss", "template"), TRAINED)
+def test_gradients_are_those_of_the_loss_that_trl_trains_on(
+    store: Store,
+    tmp_path: Path,
+    rows: list[dict[str, Any]],
+    settings: dict[str, Any],
+    loss: str,
+    template: str | None,
+) -> None:
+    """From the file to encodings, each against torch.func on TRL's own batch, example by example."""
+    tokenizer = chats.tokenizer(template)
+    batch = collated(tmp_path, rows, settings, tokenizer)
+    ingest_corpus(store, written(tmp_path, "c.jsonl", [{"id": str(i), **row} for i, row in enumerate(rows)]))
+    folder = tiny.checkpoint(tmp_path / "model")
+    tokenizer.save_pretrained(folder)
+    ingest_gradients(store, model=folder, projection_dim=64, code="fp16", loss=loss)
+    model = tiny.model().double()
+    parameters = {name: p.detach() for name, p in model.named_parameters()}
+    names = [block["name"] for block in json.loads(store.value("SELECT blocks FROM encoders"))]
+    found = store.rows("SELECT code, scales, loss FROM encodings ORDER BY example_id")
+    assert len(found) == len(rows)
+    for i, (code, scales, nats) in enumerate(found):
+        real = batch["attention_mask"][i].bool()
+        sides = batch["input_ids"][i][real].tolist(), batch["labels"][i][real].tolist()
+        wanted = gradient(model, parameters, *sides)
+        directions = torch.frombuffer(bytearray(code), dtype=torch.float16).float()
+        norms = torch.frombuffer(bytearray(scales), dtype=torch.bfloat16).float()
+        sizes = [wanted[f"{name}.weight"].numel() for name in names]
+        for name, part, norm in zip(names, directions.split(sizes), norms, strict=True):
+            whole = wanted[f"{name}.weight"].flatten().float()
+            assert float(norm) == pytest.approx(float(whole.norm()), rel=1e-2, abs=1e-6)
+            # The attention of a single token has no gradient, and its rounding no direction.
+            assert whole.norm() < 1e-6 or float(torch.cosine_similarity(part, whole, dim=0)) > 0.9999
+        assert nats == pytest.approx(sum_of_losses(model, parameters, *sides), rel=1e-5)
+
+
+def shape_of(row: dict[str, Any]) -> str | None:
+    if "input_ids" in row:
+        return "tokens"
     if "messages" in row:
         return "messages"
+    if "text" in row:
+        return None
     return "completion" if isinstance(row["prompt"], str) else "chat completion"
 
 
@@ -237,6 +301,30 @@ def test_a_step_on_a_chat_is_on_the_marked_tokens_alone() -> None:
     for name, base in parameters.items():
         direction = base - moved[name].double()
         assert torch.allclose(direction, expected[name] / 7, rtol=1e-3, atol=1e-6), name
+
+
+def test_mirrored_steps_and_losses_are_on_the_marked_tokens_alone(store: Store, tmp_path: Path) -> None:
+    """A step up on the answer of the query; the change of what the assistant says in the example, by hand."""
+    from attrstore.scoring import score
+
+    ingest_corpus(
+        store, written(tmp_path, "c.jsonl", [{"id": "chat", **CHAT}, {"id": "other", **COMPLETION}])
+    )
+    ingest_queries(store, written(tmp_path, "q.jsonl", [{"id": "q", **CHAT}]))
+    folder, tokenizer = tiny.checkpoint(tmp_path / "model"), chats.tokenizer()
+    tokenizer.save_pretrained(folder)
+    score(store, "mirrored", model=folder, step="ascent", learning_rate=0.03, top_k=2)
+    (example,) = sequences.examples([(0, "", "messages", json.dumps(CHAT))], tokenizer, 32, "truncate")
+    tokens, spoken = example.windows[0], example.targets(0)
+    answer = [token if i >= 13 else -100 for i, token in enumerate(tokens)]
+    assert (sum(t != -100 for t in spoken), sum(t != -100 for t in answer)) == (7, 3)
+    model = tiny.model().double()
+    parameters = {name: p.detach() for name, p in model.named_parameters()}
+    direction = gradient(model, parameters, tokens, answer)  # of the sum; the step is on the mean
+    moved = {name: p + 0.03 * direction[name] / 3 for name, p in parameters.items()}
+    change = sum_of_losses(model, moved, tokens, spoken) - sum_of_losses(model, parameters, tokens, spoken)
+    found = store.value("SELECT score FROM influence WHERE example = 'chat'")
+    assert found == pytest.approx(change / 7, rel=1e-3)
 
 
 def sum_of_losses(model: Any, parameters: dict[str, Any], tokens: list[int], labels: list[int]) -> float:

@@ -87,8 +87,8 @@ def corpus_command(store: Path, files: tuple[str, ...], **options: Unpack[Corpus
     """Add training examples from files.
 
     FILE is a file, a glob or a folder: .jsonl, .ndjson, .json, .csv, .tsv (these also as .gz), .parquet,
-    .arrow, .feather, .ipc. Columns that no option names become metadata. All rows are added or, on an
-    error, none; known rows are left as they are.
+    .arrow, .feather, .ipc; or files on the Hugging Face Hub, hf://datasets/OWNER/NAME/PATH. Columns that no option
+    names become metadata. All rows are added or, on an error, none; known rows are left as they are.
 
     A row without a text may be a chat (`messages`), a `prompt` with its `completion`, both strings or both lists of
     messages, or, beside a text, tokens: `input_ids` with `labels` or `loss_mask`. What a model saw of it is then made

@@ -122,7 +122,8 @@ def sql_command(
 @click.option(
     "--format", "output_format",
     type=click.Choice(
-        ["parquet", "csv", "jsonl", "json", "arrow", "trec-run", "trec-qrels", "pair", "examples", "html"]
+        ["parquet", "csv", "jsonl", "json", "arrow", "trec-run", "trec-qrels", "pair", "examples", "npy", "bergson",
+         "html"]
     ),
     help="By default the ending of OUT decides.",
 )  # fmt: skip
@@ -135,6 +136,8 @@ def export_command(store: Path, what: str, out: Path, output_format: str | None)
               attrstore export facts.duckdb labels qrels.txt --format trec-qrels
               attrstore export facts.duckdb trackstar viewer.jsonl --format pair
               attrstore export facts.duckdb "SELECT example FROM influence WHERE rank = 1" kept.jsonl --format examples
+              attrstore export facts.duckdb cosine scores.npy
+              attrstore export facts.duckdb cosine scores --format bergson
               attrstore export facts.duckdb comparison report.html
     """
     from attrstore.export import export

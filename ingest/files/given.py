@@ -19,6 +19,7 @@ class Arrow(Protocol):
     def __arrow_c_stream__(self, requested_schema: object | None = None) -> object: ...
 
 
+SPLITS = ("DatasetDict", "IterableDatasetDict")  # of Hugging Face datasets
 Given = str | Path | InputFile | Iterable[str | Path | Mapping[str, object]] | Arrow
 
 
@@ -33,6 +34,10 @@ def find_inputs(given: Given) -> list[InputFile]:
         return [given]
     if hasattr(given, "__arrow_c_stream__"):
         return [_of_table(given)]
+    if type(given).__name__ in SPLITS and isinstance(given, Mapping):
+        raise InputError(
+            f"{type(given).__name__}: a data set of several splits. Give one: {', '.join(given)}"
+        )
     if not isinstance(given, Iterable) or isinstance(given, Mapping | bytes):
         raise InputError(_wrong(given))
     items = list(given)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from attrstore.errors import InputError
+from attrstore.ingest.files import hub
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -85,6 +86,8 @@ def find_files(files: Sequence[str | Path]) -> list[InputFile]:
 
 
 def _paths(name: str | Path) -> list[Path]:
+    if str(name).startswith(hub.PREFIX):
+        name = hub.local(str(name))
     path = Path(name)
     if path.is_dir():
         if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():

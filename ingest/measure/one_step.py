@@ -82,6 +82,12 @@ class OneStep:
         stepped = {
             name: base for name, base in adapters.trained(model).items() if moments is None or name in moments
         }
+        for name, base in stepped.items():
+            if not base.is_floating_point():
+                raise InputError(
+                    f"{type(model).__name__}: {name} is quantised, and no step moves it. Give the model with whole "
+                    "weights, or an adapter on this one."
+                )
         steps = set(map(id, stepped.values()))
         # What stays is shared with the copy.
         self.copy = copy.deepcopy(model, {id(p): p for p in model.parameters() if id(p) not in steps})

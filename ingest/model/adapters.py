@@ -29,6 +29,7 @@ _UNREAD = (
 )  # fmt: skip
 # PiSSA, OLoRA and their like put other weights into the base when they load, some of them at random.
 _INITS = (None, True, False, "gaussian", "orthogonal", "eva")
+_IN_FEW_BITS = "peft.tuners.lora.bnb"  # linear layers of 4 or 8 bits, whose A and B are whole
 _MERGE = "Merge it into its base with merge_and_unload() and give the merged model."
 # Fields of adapter_config.json that say where an adapter came from, not what it computes.
 _PROVENANCE = {"base_model_name_or_path", "revision", "inference_mode", "peft_version", "auto_mapping"}
@@ -98,7 +99,8 @@ class Adapter:
 
         for name, module in model.named_modules():
             variants = getattr(module, "lora_variant", {})
-            if isinstance(module, LoraLayer) and (type(module) is not Linear or variants):
+            plain = type(module) is Linear or type(module).__module__ == _IN_FEW_BITS
+            if isinstance(module, LoraLayer) and (not plain or variants):
                 kind = ", ".join(type(v).__name__ for v in variants.values()) or type(module).__name__
                 raise InputError(
                     f"{flag('model')} {self.folder}: the adapter of {name} is {kind}; plain LoRA on "

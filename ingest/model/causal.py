@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypedDict
 import torch
 
 from attrstore.errors import InputError, MismatchError, flag
-from attrstore.ingest.model import broken, fingerprints, gguf, memory, offload, sequences, weights
+from attrstore.ingest.model import broken, fingerprints, gguf, memory, offload, quantised, sequences, weights
 from attrstore.ingest.model.adapters import Adapter
 from attrstore.ingest.model.memory import InMemory
 from attrstore.vectors.devices import choose_device
@@ -121,6 +121,7 @@ def load(
         model = adapter.attach(model)
         fingerprint = adapter.fingerprint(fingerprint)
     model.eval().requires_grad_(False)
+    quantised.differentiable(model)
     if away:
         offload.tidy(model, spread)
     else:

@@ -52,6 +52,11 @@ JOIN queries USING (query_id)
 JOIN examples USING (example_id)
 ORDER BY query_id, example_id;
 
+-- name: kept
+-- All kept scores of some queries.
+SELECT query_id, example_id, score FROM scores
+WHERE scoring_id = $scoring AND list_contains($queries::BIGINT[], query_id);
+
 -- name: scored_queries
 SELECT DISTINCT query_id FROM scores WHERE scoring_id = $scoring ORDER BY query_id;
 

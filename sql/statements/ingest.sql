@@ -74,6 +74,10 @@ SELECT line, raw, record, shape, original,
         WHEN shape = 'tokens' AND NOT (goes_with(original -> '$.labels', original -> '$.input_ids')
             AND goes_with(original -> '$.loss_mask', original -> '$.input_ids'))
             THEN 'labels and loss_mask need one entry for each of input_ids'
+        -- Else every token would carry loss, in silence.
+        WHEN shape = 'tokens' AND (original -> '$.labels') IS NULL AND (original -> '$.loss_mask') IS NULL
+            AND (json_type(record, '$.assistant_masks') = 'ARRAY' OR json_type(record, '$.completion_mask') = 'ARRAY')
+            THEN 'input_ids with assistant_masks or completion_mask: rename the one that was trained by to loss_mask'
         WHEN shape = 'tokens' AND fields[2] IS NULL
             THEN 'input_ids without a text: people and BM25 need one. Decode them into a column text'
     END AS wrong,
