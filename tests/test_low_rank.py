@@ -51,6 +51,13 @@ def factors(n: int, n_tokens: int, n_out: int, n_in: int, seed: int = 0) -> tupl
     return gradients, torch.randn(n, n_tokens, n_in, generator=generator)
 
 
+@pytest.fixture(params=[True, False], ids=["among tokens", "on the sides"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ways to iterate, whatever the number of tokens."""
+    monkeypatch.setattr("attrstore.ingest.encode.low_rank.AMONG_TOKENS", 1000 if request.param else 0)
+
+
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("rank", [1, 2, 3])
 def test_pairs_are_the_strongest_singular_pairs(rank: int) -> None:
     gradients, inputs = factors(5, 7, 12, 9)
@@ -66,6 +73,7 @@ def test_pairs_are_the_strongest_singular_pairs(rank: int) -> None:
             assert torch.allclose(own, torch.outer(left[:, pair], right[pair]), atol=1e-3)
 
 
+@pytest.mark.usefixtures("way")
 def test_pairs_are_apart_after_any_number_of_iterations() -> None:
     gradients, inputs = factors(5, 7, 12, 9)
     u, values, v, _ = singular_pairs(gradients, inputs, sign_matrix("start", 3, 9), iterations=1)
@@ -75,6 +83,7 @@ def test_pairs_are_apart_after_any_number_of_iterations() -> None:
     assert (values.diff(dim=1) <= 0).all()
 
 
+@pytest.mark.usefixtures("way")
 def test_eight_iterations_hold_nearly_what_the_strongest_pairs_hold() -> None:
     gradients, inputs = factors(50, 20, 32, 24, seed=1)
     _, values, _, _ = singular_pairs(gradients, inputs, sign_matrix("start", 2, 24))
@@ -84,6 +93,7 @@ def test_eight_iterations_hold_nearly_what_the_strongest_pairs_hold() -> None:
     assert float(lost.mean()) < 1e-3
 
 
+@pytest.mark.usefixtures("way")
 def test_pairs_depend_neither_on_the_batch_nor_on_padding() -> None:
     gradients, inputs = factors(6, 8, 16, 10, seed=2)
     start = sign_matrix("start", 2, 10)
@@ -98,6 +108,7 @@ def test_pairs_depend_neither_on_the_batch_nor_on_padding() -> None:
                 assert torch.allclose(one[i], two[0], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.usefixtures("way")
 def test_a_gradient_of_lower_rank_has_pairs_of_zeros() -> None:
     gradients, inputs = factors(2, 1, 8, 6)  # one token: rank 1
     gradients[1] = 0
@@ -106,6 +117,20 @@ def test_a_gradient_of_lower_rank_has_pairs_of_zeros() -> None:
     assert not values[0, 1:].any()
     assert not any(part.any() for part in (u[0, 1:], v[0, 1:], u[1], v[1], values[1], norms[1]))
     assert all(part.isfinite().all() for part in (u, values, v, norms))
+
+
+@pytest.mark.usefixtures("way")
+@pytest.mark.parametrize("size", [1e-12, 1.0, 1e12])
+def test_pairs_do_not_depend_on_the_size_of_a_gradient(size: float) -> None:
+    gradients, inputs = factors(3, 7, 12, 9)
+    start = sign_matrix("start", 2, 9)
+    u, values, v, norms = singular_pairs(gradients * size, inputs, start, iterations=40)
+    for i in range(3):
+        expected = torch.linalg.svdvals(gradients[i].double().T @ inputs[i].double())
+        assert torch.allclose(values[i].double() / size, expected[:2], rtol=1e-3)
+        assert float(norms[i]) / size == pytest.approx(float(expected.norm()), rel=1e-4)
+    assert torch.allclose(torch.linalg.vector_norm(u, dim=2), torch.ones(3, 2), rtol=1e-4)
+    assert torch.allclose(torch.linalg.vector_norm(v, dim=2), torch.ones(3, 2), rtol=1e-4)
 
 
 @pytest.mark.parametrize(("n_tokens", "n_out", "n_in"), [(3, 10, 9), (40, 5, 6)])
@@ -145,30 +170,31 @@ def scores_of_signs(folder: Path, dim: int) -> np.ndarray:
     asked = sequences.queries([(i, p, t) for i, (p, t) in enumerate(QUERIES)], tokenizer, 32)
     own = sequences.examples(enumerate(TEXTS), tokenizer, 32, "truncate")
 
-    def projected(items: list[Any]) -> list[list[np.ndarray]]:
+    def whole(items: list[Any]) -> list[list[np.ndarray]]:
         references = [reference_gradients(model, maps, i.windows[0], i.first_target) for i in items]
-        return [
-            [
-                sign_matrix(f"0/{m.name}/out", dim, m.n_out).double().numpy()
-                @ g[m.name].numpy()
-                @ sign_matrix(f"0/{m.name}/in", dim, m.n_in).double().numpy().T
-                for m in maps
-            ]
-            for g in references
-        ]
+        return [[g[m.name].numpy() for m in maps] for g in references]
 
-    def block(q: np.ndarray, z: np.ndarray) -> float:
-        left, values, right = np.linalg.svd(z)
-        u, v = np.sign(left[:, 0]), np.sign(right[0])
-        share = values[0] / max(np.linalg.norm(z), 1e-30)
-        return float(
-            share * (u @ q @ v) / max(np.linalg.norm(q), 1e-30) / np.linalg.norm(u) / np.linalg.norm(v)
+    def sides(m: Any, g: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Projected singular vectors of length 1, as columns, and the singular values."""
+        left, values, right = np.linalg.svd(g, full_matrices=False)
+        p_out, p_in = (
+            sign_matrix(f"0/{m.name}/{side}", dim, n).double().numpy()
+            for side, n in (("out", m.n_out), ("in", m.n_in))
         )
+        u, v = p_out @ left, p_in @ right.T
+        return u / np.linalg.norm(u, axis=0), values, v / np.linalg.norm(v, axis=0)
+
+    def block(m: Any, q: np.ndarray, z: np.ndarray) -> float:
+        (u, values, v), (p, of_query, r) = sides(m, z), sides(m, q)
+        u, v = np.sign(u[:, 0]), np.sign(v[:, 0])
+        share = values[0] / max(np.linalg.norm(z), 1e-30)
+        product = (p * of_query).T @ u @ (r.T @ v) / np.linalg.norm(u) / np.linalg.norm(v)
+        return float(share * product / max(np.linalg.norm(q), 1e-30))
 
     return np.array(
         [
-            [np.mean([block(a, b) for a, b in zip(q, z, strict=True)]) for z in projected(own)]
-            for q in projected(asked)
+            [np.mean([block(m, a, b) for m, a, b in zip(maps, q, z, strict=True)]) for z in whole(own)]
+            for q in whole(asked)
         ]
     )
 

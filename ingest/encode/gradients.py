@@ -238,7 +238,9 @@ def _encoding(
     loaded: LoadedModel, maps: list[LinearMap], projections: dict[str, Projection], recipe: GradientRecipe
 ) -> GradientEncoder | LowRankEncoder:
     if recipe.rank is not None:
-        return LowRankEncoder(loaded.model, maps, projections, recipe.rank, recipe.query_rank)
+        return LowRankEncoder(
+            loaded.model, maps, projections, recipe.rank, recipe.query_rank, whitened=recipe.kronecker_factors
+        )
     return GradientEncoder(loaded.model, maps, projections, block_of(recipe.blocks))
 
 

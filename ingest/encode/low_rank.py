@@ -1,12 +1,13 @@
 """Encode gradients by their strongest singular pairs, found by power iterations on the token factors.
 
 The gradient G = sum_t g_t a_t^T of a linear map is never formed: G x is sum_t g_t <a_t, x>, so an iteration costs
-T (in + out) for each pair.
+T (in + out) for each pair, and where tokens are few it is made among them, on the T x T products of the factors. The
+pairs are those of the whole gradient; only they are projected, not every token.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from torch import Tensor
 from attrstore.errors import InputError, flag
 from attrstore.ingest.encode.capture import HeadFactors, head_apart, hooked
 from attrstore.ingest.encode.projection import folded, sign_matrix
-from attrstore.ingest.encode.recipes import ITERATING
+from attrstore.ingest.encode.recipes import OF_PAIRS
 from attrstore.ingest.model.backward import Backward
 from attrstore.vectors.encoders import make_blocks
 from attrstore.vectors.rounding import directed
@@ -24,13 +25,54 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedModel
 
-    from attrstore.ingest.encode.projection import Projection
+    from attrstore.ingest.encode.projection import Folded, Projection
     from attrstore.ingest.model.linear import LinearMap
     from attrstore.ingest.model.sequences import Batch
     from attrstore.vectors.encoders import Block
 
-ITERATIONS = ITERATING["iterations"]
+ITERATIONS = int(OF_PAIRS["iterations"])
+AMONG_TOKENS = (
+    256  # up to so many the products of all pairs of tokens cost less than to go through them eight times
+)
 TINY = 1e-30
+
+
+class Whole(NamedTuple):
+    """What a map's pairs need whose whole gradient is taken: the correction of its sides, and what projects them."""
+
+    scale_in: Tensor | None  # [in]; None where there is no correction
+    scale_out: Tensor | None  # [out]
+    p_in: Tensor | None  # [k_in, in]; None where nothing is projected
+    p_out: Tensor | None  # [k_out, out]
+
+    @classmethod
+    def of(cls, projection: Projection, device: torch.device) -> Whole:
+        """Move what is not trivial to the model's device."""
+        scales = (
+            None if bool((part == 1).all()) else part.to(device)
+            for part in (projection.scale_in, projection.scale_out)
+        )
+        matrices = (
+            None if p.shape[0] == p.shape[1] else p.to(device) for p in (projection.p_in, projection.p_out)
+        )
+        return cls(*scales, *matrices)
+
+    def projected(self, pairs: Pairs) -> Pairs:
+        """Project pairs of the whole gradient; their directions stay of length 1."""
+        left, values, right, norms = pairs
+        return _unit(left, self.p_out), values, _unit(right, self.p_in), norms
+
+
+def _unit(directions: Tensor, projection: Tensor | None) -> Tensor:
+    if projection is None:
+        return directions
+    found = directions @ projection.T
+    length: Tensor = torch.linalg.vector_norm(found, dim=2, keepdim=True)
+    return found / length.clamp(min=TINY)
+
+
+def _scaled(tokens: Tensor, scale: Tensor | None) -> Tensor:
+    return tokens.float() if scale is None else tokens.float() * scale
 
 
 class LowRankEncoder:
@@ -42,6 +84,7 @@ class LowRankEncoder:
         projections: one for each map, by name; without an elementwise correction.
         rank: pairs that an example keeps.
         query_rank: pairs that a query keeps.
+        whitened: the projections whiten too, so that pairs are those of what they make of each token.
     """
 
     def __init__(
@@ -51,9 +94,12 @@ class LowRankEncoder:
         projections: Mapping[str, Projection],
         rank: int,
         query_rank: int,
+        *,
+        whitened: bool = False,
     ) -> None:
         self.model, self.maps = model, list(maps)
         self.rank, self.query_rank = rank, query_rank
+        self.whitened = whitened
         self.backward = Backward(model)
         self.use(projections)
         for linear in maps:
@@ -71,7 +117,13 @@ class LowRankEncoder:
 
     def use(self, projections: Mapping[str, Projection]) -> None:
         """Take projections of the same sizes instead."""
-        self.projections = folded(projections, self.model)
+        self.projections: dict[str, Folded] = folded(projections, self.model)
+        # One side of the embedding and of the head is as long as the vocabulary: these are projected token by token.
+        self._whole = {
+            linear.name: Whole.of(projections[linear.name], self.backward.device)
+            for linear in self.maps
+            if linear.role == "layer" and not self.whitened
+        }
 
     def encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return examples as `attrstore.vectors.low_rank.encode` takes them, and the summed loss [items]."""
@@ -101,11 +153,22 @@ class LowRankEncoder:
         head = None if self._head is None else HeadFactors(self._head, self.projections, batch, device)
         group = _Grouping(batch, device)
 
-        def take(linear: LinearMap, gradients: Tensor, inputs: Tensor) -> None:
+        def pairs(linear: LinearMap, gradients: Tensor, inputs: Tensor) -> Pairs:
             start = sign_matrix(f"{linear.name}/start", rank, inputs.shape[2]).to(device)[:rank]
-            found[linear.name] = singular_pairs(group(gradients.float()), group(inputs.float()), start)
+            return singular_pairs(group(gradients), group(inputs), start)
+
+        def take(linear: LinearMap, gradients: Tensor, inputs: Tensor) -> None:
+            found[linear.name] = pairs(linear, gradients.float(), inputs.float())
 
         def seen(linear: LinearMap, inputs: Tensor) -> Callable[[Tensor], None]:
+            whole = self._whole.get(linear.name)
+            if whole is not None:
+
+                def take_whole(gradient: Tensor) -> None:
+                    sides = _scaled(gradient, whole.scale_out), _scaled(inputs, whole.scale_in)
+                    found[linear.name] = whole.projected(pairs(linear, *sides))
+
+                return take_whole
             projection = self.projections[linear.name]
             small = projection.p_in.T[inputs] if linear.role == "embedding" else inputs @ projection.p_in.T
             return lambda gradient: take(linear, gradient @ projection.p_out.T, small)
@@ -115,12 +178,12 @@ class LowRankEncoder:
         if head is not None:
             take(head.linear, head.gradients, head.inputs)
         summed = torch.zeros(len(batch.items), device=device).index_add_(0, batch.owner.to(device), losses)
-        pairs = [found[linear.name] for linear in self.maps]
-        norms = torch.stack([norm for _, _, _, norm in pairs], dim=1)
+        in_order = [found[linear.name] for linear in self.maps]
+        norms = torch.stack([norm for _, _, _, norm in in_order], dim=1)
         real = directed(norms.double().square())
         return [
             (left, values * counts.unsqueeze(1), right, norm * counts)
-            for (left, values, right, norm), counts in zip(pairs, real.T, strict=True)
+            for (left, values, right, norm), counts in zip(in_order, real.T, strict=True)
         ], summed
 
     def _shape(self, linear: LinearMap) -> tuple[int, int]:
@@ -166,6 +229,11 @@ def singular_pairs(gradients: Tensor, inputs: Tensor, start: Tensor, iterations:
     lower rank is zero.
     """
     v = start.expand(len(inputs), -1, -1).transpose(1, 2)  # [n, in, r]
+    if inputs.shape[1] <= AMONG_TOKENS:
+        v, norms = _among_tokens(gradients, inputs, v, iterations - 1)
+        iterations = 1  # of the sides themselves: the products have half the digits
+    else:
+        norms = frobenius(gradients, inputs)
     for _ in range(iterations):
         u = _orthonormal(torch.bmm(gradients.transpose(1, 2), torch.bmm(inputs, v)))
         v = _orthonormal(torch.bmm(inputs.transpose(1, 2), torch.bmm(gradients, u)))
@@ -174,12 +242,58 @@ def singular_pairs(gradients: Tensor, inputs: Tensor, start: Tensor, iterations:
         # Within the space found: the eigenvectors of (G v)^T (G v), strongest first.
         turn = torch.linalg.eigh(torch.bmm(images.transpose(1, 2), images)).eigenvectors.flip(2)
         v, images = torch.bmm(v, turn), torch.bmm(images, turn)
-    norms = frobenius(gradients, inputs)
     values = torch.linalg.vector_norm(images, dim=1)
     real = values > 1e-6 * norms.unsqueeze(1)  # the rest is rounding
     values = values * real
     u = images * (real / values.clamp(min=TINY)).unsqueeze(1)
     return u.transpose(1, 2), values, (v * real.unsqueeze(1)).transpose(1, 2), norms
+
+
+def _among_tokens(gradients: Tensor, inputs: Tensor, v: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
+    """Iterate on what tokens weigh in v = inputs^T x, through their inner products; return v, and |G| [n].
+
+    G^T G v = inputs^T (K_g K_a x), in which K_a and K_g are the T x T products of inputs and of gradients. The weights
+    are kept apart from each other in the same sense as v is: x^T K_a x is v^T v.
+    """
+    k_a, trace_a = _products(inputs)
+    k_g, trace_g = _products(gradients)
+    squares = torch.linalg.vecdot(k_a.flatten(1), k_g.flatten(1)).clamp(min=0)
+    images = torch.bmm(inputs, v)  # K_a x, up to a factor
+    for _ in range(iterations):
+        x = torch.bmm(k_g, images)
+        x, images = _apart(x, torch.bmm(k_a, x))
+    if iterations:
+        v = _orthonormal(torch.bmm(inputs.transpose(1, 2), x))
+    return v, (squares * trace_a).sqrt() * trace_g.sqrt()
+
+
+def _products(tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the tokens' inner products [n, T, T] over their trace, and the trace [n]: their own do not underflow."""
+    products = torch.bmm(tokens, tokens.transpose(1, 2))
+    trace = products.diagonal(dim1=1, dim2=2).sum(dim=1)
+    return products / trace.clamp(min=TINY).view(-1, 1, 1), trace
+
+
+def _apart(x: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Make the columns of x [n, T, r] orthonormal in the sense of K, given K x; return them and theirs.
+
+    A column that depends on those before is zero.
+    """
+    done: list[tuple[Tensor, Tensor]] = []
+    for i in range(x.shape[2]):
+        column, image = x[:, :, i], images[:, :, i]
+        scale = torch.linalg.vector_norm(column, dim=1, keepdim=True).clamp(min=TINY)
+        column, image = column / scale, image / scale
+        whole = (column * image).sum(dim=1, keepdim=True)
+        for before, its_image in done:
+            share = (its_image * column).sum(dim=1, keepdim=True)
+            column, image = column - before * share, image - its_image * share
+        square = (column * image).sum(dim=1, keepdim=True)
+        over = (square > 1e-5 * whole) / square.clamp(
+            min=TINY
+        ).sqrt()  # of squares, float32 keeps half the digits
+        done.append((column * over, image * over))
+    return torch.stack([column for column, _ in done], 2), torch.stack([image for _, image in done], 2)
 
 
 def _orthonormal(columns: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ WHITENING = {
     "sample": 512,
     "damping": 0.1,
 }  # of the Kronecker factors: examples, share of the mean eigenvalue
-ITERATING = {"iterations": 8}  # in the search for singular pairs
+OF_PAIRS: dict[str, Any] = {"iterations": 8, "pairs": "whole"}  # how singular pairs are found, and of what
 
 Spec = dict[str, Any]
 
@@ -168,7 +168,7 @@ class GradientRecipe(RenderingRecipe):
 
     def spec(self, subject: Subject, state: str | None) -> Spec:
         """Return the spec; `state` is the fingerprint of the second moments, if there are any."""
-        of_pairs = {"rank": self.rank, "query_rank": self.query_rank, **ITERATING}
+        of_pairs = {"rank": self.rank, "query_rank": self.query_rank, **OF_PAIRS}
         return self.common(subject) | {
             "correction": "none" if state is None else self.correction,
             "optimizer_state": state,
