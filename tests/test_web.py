@@ -9,7 +9,10 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -23,13 +26,15 @@ from starlette.testclient import TestClient
 import attrstore
 from attrstore.cli import main
 from attrstore.statements import statements
+from attrstore.web import app as web_app
 from attrstore.web import frame, marks
 from attrstore.web import serve as serving
 from attrstore.web.address import Address
 from attrstore.web.app import application
 from attrstore.web.kept import KEPT, Snapshot
-from attrstore.web.lease import LINGER, Lease
+from attrstore.web.lease import LINGER, PAGES, Lease
 from attrstore.web.markup import el, text
+from attrstore.web.query import query_page
 from tests import hostile, scored
 
 HOST = "127.0.0.1:8642"
@@ -565,6 +570,51 @@ def test_what_every_page_needs_is_known_before_the_first(
     monkeypatch.setattr(frame, "scorings", None)
     with TestClient(app, base_url=f"http://{HOST}", cookies={"attrstore-8642": "secret"}) as browser:
         assert browser.get("/").status_code == 200
+
+
+def test_each_thread_has_made_a_page_before_the_first_is_asked_for(
+    own: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_once = threading.Barrier(PAGES, timeout=5)
+    made: set[tuple[str, str]] = set()
+
+    def make(snapshot: Snapshot, address: Address) -> str:
+        at_once.wait()
+        made.add((threading.current_thread().name, address.id))
+        return query_page(snapshot, address)
+
+    monkeypatch.setattr(web_app, "query_page", make)
+    application(own, token="secret", hosts=frozenset({HOST})).state.prepare()
+    assert len({thread for thread, _ in made}) == len({name for _, name in made}) == PAGES
+    time.sleep(LINGER * 2)
+    attrstore.open(own, writable=True).close()  # nobody reads it any more
+
+
+def test_a_query_whose_page_fails_does_not_keep_the_server_from_starting(
+    shared: tuple[Path, scored.World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(web_app, "query_page", None)
+    application(shared[0], token="secret", hosts=frozenset({HOST})).state.prepare()
+
+
+def test_the_server_starts_while_another_process_writes_and_says_so(own: Path) -> None:
+    code = "import attrstore, sys; s = attrstore.open(sys.argv[1], writable=True); print('open', flush=True); input()"
+    serve = [sys.executable, "-m", "attrstore", "serve", str(own), "--port", "0"]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", code, own], **pipes) as writer:  # type: ignore[call-overload]
+        assert writer.stdout.readline() == b"open\n"
+        with subprocess.Popen(serve, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:
+            assert server.stdout is not None
+            address = server.stdout.readline().split()[-1]
+            browser = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
+            with pytest.raises(urllib.error.HTTPError, match="503"):
+                browser.open(address)
+            writer.communicate(b"\n")
+            assert browser.open(address).status == 200
+            server.terminate()
+            says = " ".join(server.communicate()[1].split())
+    assert f"held by another process, PID {writer.pid}" in says
+    assert "Pages come when it is done." in says
 
 
 # Addresses and the file

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import asynccontextmanager
 from functools import partial
 from importlib.resources import files
@@ -83,15 +83,24 @@ def application(path: Path, *, token: str, hosts: frozenset[str], model: Path | 
     routes.append(Route("/static/{name}", _static))
     guard = Middleware(Guard, token=token, hosts=hosts)
     app = Starlette(routes=routes, middleware=[guard], lifespan=lifespan)
-    app.state.prepare = partial(_prepare, lease)
+    app.state.prepare = partial(_prepare, lease, pages)
     return app
 
 
-def _prepare(lease: Lease) -> None:
-    """Find out what every page needs, before the first is asked for; raises what is wrong with the store."""
+def _prepare(lease: Lease, threads: Executor) -> None:
+    """Let each thread make a page before the first is asked for, so that nobody waits for what is done only once.
+
+    Raises what is wrong with the store; what is wrong with one query is said on its page.
+    """
     with lease.open() as snapshot:
         chosen_pair(snapshot, Address())
-    lease.close()
+        names = snapshot.store.named("web", "first_queries", {"n": PAGES}).fetchall()
+
+    def make(name: str) -> None:
+        with lease.open() as snapshot:
+            query_page(snapshot, Address(id=name))
+
+    wait([threads.submit(make, name) for (name,) in names])
 
 
 def _shown(lease: Lease, view: View, threads: Executor) -> Endpoint:

@@ -6,7 +6,8 @@ import secrets
 import socket
 from typing import TYPE_CHECKING
 
-from attrstore.errors import InputError
+from attrstore.errors import HeldError, InputError
+from attrstore.terminal import say_wrapped
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,6 +20,7 @@ def serve(path: Path, *, port: int, opened: Callable[[str], None], model: Path |
     """Serve the store at `path` until interrupted; `opened` is called once with the address to open.
 
     Port 0 takes a free one. With a `model` the page also asks about what is not in the store.
+    While another process writes, it says so and serves all the same.
     Raises `InputError` when the port is taken or the extra `web` is not installed.
     """
     try:
@@ -34,9 +36,13 @@ def serve(path: Path, *, port: int, opened: Callable[[str], None], model: Path |
     token = secrets.token_urlsafe(24)
     hosts = frozenset(f"{name}:{port}" for name in (ADDRESS, "localhost"))
     app = application(path, token=token, hosts=hosts, model=model)
-    app.state.prepare()  # what is wrong with the store is said here, not on the page
-    opened(f"http://{ADDRESS}:{port}/?token={token}")
     config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False, ws="none")
+    config.load()  # or the first page waits for it
+    try:
+        app.state.prepare()  # what is wrong with the store is said here, not on the page
+    except HeldError as error:
+        say_wrapped(f"{error} Pages come when it is done.", err=True)
+    opened(f"http://{ADDRESS}:{port}/?token={token}")
     uvicorn.Server(config).run(sockets=[listening])
 
 

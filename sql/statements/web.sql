@@ -108,6 +108,9 @@ SELECT query_id, external_id FROM queries WHERE query_id IN (SELECT unnest($ids:
 -- name: query
 SELECT query_id, external_id, prompt, target, metadata FROM queries WHERE external_id = $id;
 
+-- name: first_queries
+SELECT external_id FROM queries ORDER BY query_id LIMIT $n;
+
 -- name: losses
 -- What an encoder noted of the targets of a stretch of queries.
 SELECT query_id, loss
