@@ -228,43 +228,50 @@ def singular_pairs(gradients: Tensor, inputs: Tensor, start: Tensor, iterations:
     Returns u [n, r, out], the singular values [n, r], descending, v [n, r, in], and |G| [n]. A pair of a gradient of
     lower rank is zero.
     """
-    v = start.expand(len(inputs), -1, -1).transpose(1, 2)  # [n, in, r]
+    v = start.expand(len(inputs), -1, -1)
     if inputs.shape[1] <= AMONG_TOKENS:
-        v, norms = _among_tokens(gradients, inputs, v, iterations - 1)
-        iterations = 1  # of the sides themselves: the products have half the digits
+        v, norms = _among_tokens(gradients, inputs, v, iterations)
     else:
         norms = frobenius(gradients, inputs)
-    for _ in range(iterations):
-        u = _orthonormal(torch.bmm(gradients.transpose(1, 2), torch.bmm(inputs, v)))
-        v = _orthonormal(torch.bmm(inputs.transpose(1, 2), torch.bmm(gradients, u)))
-    images = torch.bmm(gradients.transpose(1, 2), torch.bmm(inputs, v))  # G v
-    if v.shape[2] > 1:
+        for _ in range(iterations):
+            u = _orthonormal(_image(v, inputs, gradients))
+            v = _orthonormal(_image(u, gradients, inputs))
+    images = _image(v, inputs, gradients)  # G v
+    if v.shape[1] > 1:
         # Within the space found: the eigenvectors of (G v)^T (G v), strongest first.
-        turn = torch.linalg.eigh(torch.bmm(images.transpose(1, 2), images)).eigenvectors.flip(2)
-        v, images = torch.bmm(v, turn), torch.bmm(images, turn)
-    values = torch.linalg.vector_norm(images, dim=1)
+        turn = (
+            torch.linalg.eigh(torch.bmm(images, images.transpose(1, 2))).eigenvectors.flip(2).transpose(1, 2)
+        )
+        v, images = torch.bmm(turn, v), torch.bmm(turn, images)
+    values = torch.linalg.vector_norm(images, dim=2)
     real = values > 1e-6 * norms.unsqueeze(1)  # the rest is rounding
     values = values * real
-    u = images * (real / values.clamp(min=TINY)).unsqueeze(1)
-    return u.transpose(1, 2), values, (v * real.unsqueeze(1)).transpose(1, 2), norms
+    u = images * (real / values.clamp(min=TINY)).unsqueeze(2)
+    return u, values, v * real.unsqueeze(2), norms
+
+
+def _image(rows: Tensor, one: Tensor, other: Tensor) -> Tensor:
+    """Multiply rows [n, r, d] with one^T other, of factors [n, T, d] and [n, T, e]: [n, r, e].
+
+    Rows, since few columns times a transposed matrix are ten times as slow on a processor.
+    """
+    return torch.bmm(torch.bmm(one, rows.transpose(1, 2)).transpose(1, 2), other)
 
 
 def _among_tokens(gradients: Tensor, inputs: Tensor, v: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
-    """Iterate on what tokens weigh in v = inputs^T x, through their inner products; return v, and |G| [n].
+    """Iterate on what tokens weigh in v = x inputs, through their inner products; return v, and |G| [n].
 
-    G^T G v = inputs^T (K_g K_a x), in which K_a and K_g are the T x T products of inputs and of gradients. The weights
-    are kept apart from each other in the same sense as v is: x^T K_a x is v^T v.
+    v G^T G = (x K_a K_g) inputs, in which K_a and K_g are the T x T products of inputs and of gradients. The weights
+    are kept apart from each other in the same sense as v is: x K_a x^T is v v^T.
     """
     k_a, trace_a = _products(inputs)
     k_g, trace_g = _products(gradients)
     squares = torch.linalg.vecdot(k_a.flatten(1), k_g.flatten(1)).clamp(min=0)
-    images = torch.bmm(inputs, v)  # K_a x, up to a factor
+    images = torch.bmm(inputs, v.transpose(1, 2)).transpose(1, 2)  # x K_a, up to a factor
     for _ in range(iterations):
-        x = torch.bmm(k_g, images)
-        x, images = _apart(x, torch.bmm(k_a, x))
-    if iterations:
-        v = _orthonormal(torch.bmm(inputs.transpose(1, 2), x))
-    return v, (squares * trace_a).sqrt() * trace_g.sqrt()
+        x = torch.bmm(images, k_g)
+        x, images = _apart(x, torch.bmm(x, k_a))
+    return _orthonormal(torch.bmm(x, inputs)), (squares * trace_a).sqrt() * trace_g.sqrt()
 
 
 def _products(tokens: Tensor) -> tuple[Tensor, Tensor]:
@@ -275,39 +282,39 @@ def _products(tokens: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _apart(x: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Make the columns of x [n, T, r] orthonormal in the sense of K, given K x; return them and theirs.
+    """Make the rows of x [n, r, T] orthonormal in the sense of K, given x K; return them and theirs.
 
-    A column that depends on those before is zero.
+    A row that depends on those before is zero.
     """
     done: list[tuple[Tensor, Tensor]] = []
-    for i in range(x.shape[2]):
-        column, image = x[:, :, i], images[:, :, i]
-        scale = torch.linalg.vector_norm(column, dim=1, keepdim=True).clamp(min=TINY)
-        column, image = column / scale, image / scale
-        whole = (column * image).sum(dim=1, keepdim=True)
+    for i in range(x.shape[1]):
+        row, image = x[:, i], images[:, i]
+        scale = torch.linalg.vector_norm(row, dim=1, keepdim=True).clamp(min=TINY)
+        row, image = row / scale, image / scale
+        whole = (row * image).sum(dim=1, keepdim=True)
         for before, its_image in done:
-            share = (its_image * column).sum(dim=1, keepdim=True)
-            column, image = column - before * share, image - its_image * share
-        square = (column * image).sum(dim=1, keepdim=True)
+            share = (its_image * row).sum(dim=1, keepdim=True)
+            row, image = row - before * share, image - its_image * share
+        square = (row * image).sum(dim=1, keepdim=True)
         over = (square > 1e-5 * whole) / square.clamp(
             min=TINY
         ).sqrt()  # of squares, float32 keeps half the digits
-        done.append((column * over, image * over))
-    return torch.stack([column for column, _ in done], 2), torch.stack([image for _, image in done], 2)
+        done.append((row * over, image * over))
+    return torch.stack([row for row, _ in done], 1), torch.stack([image for _, image in done], 1)
 
 
-def _orthonormal(columns: Tensor) -> Tensor:
-    """Make the columns of [n, d, r] orthonormal, one after the other; a column that depends on those before is zero."""
+def _orthonormal(rows: Tensor) -> Tensor:
+    """Make the rows of [n, r, d] orthonormal, one after the other; a row that depends on those before is zero."""
     done: list[Tensor] = []
-    for i in range(columns.shape[2]):
-        column = columns[:, :, i]
-        length = torch.linalg.vector_norm(column, dim=1, keepdim=True)
+    for i in range(rows.shape[1]):
+        row = rows[:, i]
+        length = torch.linalg.vector_norm(row, dim=1, keepdim=True)
         for _ in range(2 if done else 0):  # twice is enough
             for before in done:
-                column = column - before * (before * column).sum(dim=1, keepdim=True)
-        rest = torch.linalg.vector_norm(column, dim=1, keepdim=True)
-        done.append(column * ((rest > 1e-6 * length) / rest.clamp(min=TINY)))
-    return torch.stack(done, dim=2)
+                row = row - before * (before * row).sum(dim=1, keepdim=True)
+        rest = torch.linalg.vector_norm(row, dim=1, keepdim=True)
+        done.append(row * ((rest > 1e-6 * length) / rest.clamp(min=TINY)))
+    return torch.stack(done, dim=1)
 
 
 def frobenius(gradients: Tensor, inputs: Tensor) -> Tensor:
