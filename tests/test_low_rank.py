@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from attrstore.check import check
-from attrstore.errors import InputError
+from attrstore.errors import InputError, MismatchError
 from attrstore.info import info
 from attrstore.ingest.encode.gradients import ingest_gradients
 from attrstore.ingest.encode.low_rank import frobenius, singular_pairs
 from attrstore.ingest.encode.projection import sign_matrix
-from attrstore.ingest.encode.recipes import GradientRecipe
+from attrstore.ingest.encode.recipes import OF_PAIRS, GradientRecipe
 from attrstore.ingest.measure.rerank import rerank
 from attrstore.ingest.model import linear, sequences
 from attrstore.scoring import score
@@ -309,6 +309,19 @@ def test_ask_ranks_a_query_as_score_does(filled: Store, folder: Path) -> None:
     assert [example for _, example, _, _ in answer.influence] == [example for example, _ in stored_rows]
     for (_, _, asked, _), (_, own) in zip(answer.influence, stored_rows, strict=True):
         assert asked == pytest.approx(own, rel=0.02)
+
+
+def test_pairs_of_projected_gradients_are_scored_and_not_asked(
+    filled: Store, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as earlier:
+        earlier.delitem(OF_PAIRS, "pairs")
+        ingest_gradients(filled, model=folder, rank=2, name="earlier", **WHOLE)
+    assert score(filled, "cosine-block").n_scores
+    with pytest.raises(InputError, match="earlier: its singular pairs are those of projected gradients"):
+        ask(filled, *QUERIES[0], method="cosine-block")
+    with pytest.raises(MismatchError, match="earlier"):
+        ingest_gradients(filled, model=folder, rank=2, name="earlier", **WHOLE)
 
 
 @pytest.mark.parametrize("method", ["trackstar", "trak", "influence", "ekfac", "datainf"])

@@ -17,7 +17,7 @@ from attrstore.ingest.encode.capture import GradientEncoder
 from attrstore.ingest.encode.job import Encoded, in_store, ingest
 from attrstore.ingest.encode.low_rank import LowRankEncoder
 from attrstore.ingest.encode.plan import Plan
-from attrstore.ingest.encode.recipes import WHITENING, GradientFields, GradientRecipe
+from attrstore.ingest.encode.recipes import OF_PAIRS, WHITENING, GradientFields, GradientRecipe
 from attrstore.ingest.model import causal, chosen_state, linear, optimizer, sequences, shares
 from attrstore.ingest.model.rendering import chat_template
 from attrstore.progress import silent
@@ -214,6 +214,12 @@ def reopen(
         raise InputError(
             f"{encoder.name}: made with {flag('correction')} full, whose matrices are too large to keep in a store, so "
             f"single prompts cannot be encoded. Use an encoder with {flag('correction')} factored."
+        )
+    if encoder.rank is not None and encoder.spec.get("pairs") != OF_PAIRS["pairs"]:
+        raise InputError(
+            f"{encoder.name}: its singular pairs are those of projected gradients, as an earlier version took them, "
+            "and of new prompts those of whole gradients would be taken. What is encoded can be scored. To ask, "
+            f"ingest gradients again under another {flag('name')}."
         )
     loaded = known_model(store, encoder, model, device)
     maps = linear.find(loaded.model, recipe.modules)
