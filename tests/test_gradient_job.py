@@ -129,14 +129,17 @@ def test_statuses_say_what_was_not_encoded_whole(tmp_path: Path, model: Path) ->
             ]
 
 
-def test_a_gradient_that_is_not_finite_is_marked_and_the_job_goes_on(tmp_path: Path, store: Store) -> None:
+@pytest.mark.parametrize("rank", [None, 1, 2])
+def test_a_gradient_that_is_not_finite_is_marked_and_the_job_goes_on(
+    tmp_path: Path, store: Store, rank: int | None
+) -> None:
     broken = tiny.model()
     with torch.no_grad():
         broken.get_input_embeddings().weight[tiny.WORDS.index("stone")] = float("nan")
     broken.save_pretrained(tmp_path / "model")
     tiny.tokenizer().save_pretrained(tmp_path / "model")
     tiny.fill(store, ["a b c", "a stone b", "d e f"], QUERIES[:1])
-    counts = small(store, tmp_path / "model")
+    counts = small(store, tmp_path / "model", rank=rank)
     assert counts.outcomes == {"ok": 2, "skipped": 1}
     assert store.rows("SELECT status, code IS NULL FROM encodings ORDER BY example_id") == [
         ("ok", False), ("skipped: gradient is not finite", True), ("ok", False)]  # fmt: skip

@@ -12,7 +12,7 @@ from attrstore.ingest.encode.gradients import ingest_gradients
 from attrstore.scoring import score
 from attrstore.vectors import encoders, stored
 from attrstore.vectors.encoders import make_blocks
-from attrstore.vectors.rounding import NOISE, directed, silence
+from attrstore.vectors.rounding import NOISE, is_rounding, silence
 from tests import tiny
 
 if TYPE_CHECKING:
@@ -21,7 +21,14 @@ if TYPE_CHECKING:
 
 def test_a_block_is_rounding_below_a_share_of_its_whole() -> None:
     squares = torch.tensor([[1.0, (2 * NOISE) ** 2, (NOISE / 2) ** 2], [0, 0, 0]], dtype=torch.float64)
-    assert directed(squares).tolist() == [[True, True, False], [False, False, False]]
+    assert is_rounding(squares).tolist() == [[False, False, True], [True, True, True]]
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_what_is_not_finite_stays_so(value: float) -> None:
+    blocks = make_blocks([("a", 2), ("b", 2)])
+    vectors = torch.tensor([[value, 1.0, 1e-30, 1.0]])
+    assert torch.equal(silence(vectors.clone(), blocks).nan_to_num(-5), vectors.nan_to_num(-5))
 
 
 def test_silence_leaves_every_other_number() -> None:

@@ -20,9 +20,10 @@ if TYPE_CHECKING:
 NOISE = 1e-7  # a block of less than this share of its gradient's norm is the rounding of a zero
 
 
-def directed(squares: Tensor) -> Tensor:
-    """Tell which blocks are more than rounding: bool of the shape of squared norms [..., B]."""
-    return squares > NOISE**2 * squares.sum(dim=-1, keepdim=True)
+def is_rounding(squares: Tensor) -> Tensor:
+    """Tell which blocks are rounding: bool of the shape of squared norms [..., B]; none where one is not finite."""
+    whole = squares.sum(dim=-1, keepdim=True)
+    return (squares <= NOISE**2 * whole) & whole.isfinite()
 
 
 def silence(vectors: Tensor, blocks: Sequence[Block]) -> Tensor:
@@ -31,7 +32,7 @@ def silence(vectors: Tensor, blocks: Sequence[Block]) -> Tensor:
     runs = list(runs_of_equal_length(blocks))
     for which, where, length in runs:
         squares[:, which] = vectors[:, where].unflatten(1, (-1, length)).square().sum(dim=2).double()
-    noise = ~directed(squares)
+    noise = is_rounding(squares)
     if noise.any():
         for which, where, length in runs:
             vectors[:, where].unflatten(1, (-1, length)).masked_fill_(noise[:, which].unsqueeze(2), 0)

@@ -18,7 +18,7 @@ from attrstore.ingest.encode.projection import folded, sign_matrix
 from attrstore.ingest.encode.recipes import OF_PAIRS
 from attrstore.ingest.model.backward import Backward
 from attrstore.vectors.encoders import make_blocks
-from attrstore.vectors.rounding import directed
+from attrstore.vectors.rounding import is_rounding
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -180,7 +180,7 @@ class LowRankEncoder:
         summed = torch.zeros(len(batch.items), device=device).index_add_(0, batch.owner.to(device), losses)
         in_order = [found[linear.name] for linear in self.maps]
         norms = torch.stack([norm for _, _, _, norm in in_order], dim=1)
-        real = directed(norms.double().square())
+        real = ~is_rounding(norms.double().square())
         return [
             (left, values * counts.unsqueeze(1), right, norm * counts)
             for (left, values, right, norm), counts in zip(in_order, real.T, strict=True)

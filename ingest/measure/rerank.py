@@ -25,7 +25,7 @@ from attrstore.methods import Ranking
 from attrstore.runs import recorded
 from attrstore.statements import statement
 from attrstore.vectors import encoders
-from attrstore.vectors.rounding import directed
+from attrstore.vectors.rounding import is_rounding
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -311,5 +311,5 @@ def _scores(products: Tensor, of_queries: Tensor, of_example: Tensor) -> tuple[T
     dot = products.sum(dim=1)
     whole = (of_queries.sum(dim=1) * of_example.sum()).sqrt().clamp(min=TINY)
     each = (of_queries * of_example).sqrt().clamp(min=TINY)
-    counted = directed(of_queries) & directed(of_example)
+    counted = ~(is_rounding(of_queries) | is_rounding(of_example))
     return dot.float(), (dot / whole).float(), (products / each * counted).mean(dim=1).float()
