@@ -46,11 +46,16 @@ def test_every_page_is_in_the_navigation() -> None:
 
 
 def headings(page: str) -> list[str]:
-    """The commands of a transcript, the headings of its tables and its messages, without numbers."""
-    lines = [line for _, block in BLOCK.findall(page) for line in block.splitlines()]
-    kept = []
+    """The commands of a transcript, the headings of its tables and its messages, without numbers.
+
+    Not the rows of tables: which example is fifth depends on the processor that trained the model.
+    """
+    lines = [line for _, block in BLOCK.findall(page) for line in [*block.splitlines(), ""]]
+    kept, in_table = [], False
     for line, following in zip(lines, [*lines[1:], ""], strict=True):
-        if line.startswith("$ ") or following.startswith("──") or line.endswith((".", ":")):
+        in_table = (in_table or line.startswith("──")) and bool(line) and not line.startswith("$ ")
+        message = line.endswith((".", ":")) and not in_table
+        if line.startswith("$ ") or following.startswith("──") or message:
             kept.append(re.sub(r"[+-]?[\d,]*\.?\d+(e-?\d+)?", "#", " ".join(line.split())))
     return kept
 
