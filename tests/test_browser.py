@@ -167,6 +167,7 @@ def test_filters_act_at_once_and_keys_go_on(watched: Watched) -> None:
     page.wait_for_selector("dialog", state="hidden")
     page.keyboard.press("u")
     page.wait_for_selector("h1:text-is('Queries')")
+    page.wait_for_load_state()  # keys are listened to when the page's script has run
     page.keyboard.press("/")
     page.keyboard.type("target 7")
     page.keyboard.press("Enter")

@@ -135,7 +135,7 @@ function help() {
   dialog.showModal();
 }
 document.addEventListener("keydown", (event) => {
-  if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, textarea, select, dialog")) return;
+  if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, textarea, select, dialog[open]")) return;
   const key = KEYS[event.key];
   if (key) {
     event.preventDefault();
