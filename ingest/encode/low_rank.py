@@ -31,9 +31,8 @@ if TYPE_CHECKING:
     from attrstore.vectors.encoders import Block
 
 ITERATIONS = int(OF_PAIRS["iterations"])
-AMONG_TOKENS = (
-    256  # up to so many the products of all pairs of tokens cost less than to go through them eight times
-)
+# Up to so many tokens the products of each two of them cost less than to go through all of them in each iteration.
+AMONG_TOKENS = 256
 TINY = 1e-30
 
 
@@ -76,7 +75,7 @@ def _scaled(tokens: Tensor, scale: Tensor | None) -> Tensor:
 
 
 class LowRankEncoder:
-    """Encodes batches as singular pairs of each map's projected gradient; each map is a block.
+    """Encodes batches as projected singular pairs of each map's gradient; each map is a block.
 
     Args:
         model: frozen, in evaluation mode.
@@ -160,15 +159,14 @@ class LowRankEncoder:
         def take(linear: LinearMap, gradients: Tensor, inputs: Tensor) -> None:
             found[linear.name] = pairs(linear, gradients.float(), inputs.float())
 
+        def take_whole(linear: LinearMap, gradients: Tensor, inputs: Tensor, whole: Whole) -> None:
+            sides = _scaled(gradients, whole.scale_out), _scaled(inputs, whole.scale_in)
+            found[linear.name] = whole.projected(pairs(linear, *sides))
+
         def seen(linear: LinearMap, inputs: Tensor) -> Callable[[Tensor], None]:
             whole = self._whole.get(linear.name)
             if whole is not None:
-
-                def take_whole(gradient: Tensor) -> None:
-                    sides = _scaled(gradient, whole.scale_out), _scaled(inputs, whole.scale_in)
-                    found[linear.name] = whole.projected(pairs(linear, *sides))
-
-                return take_whole
+                return lambda gradient: take_whole(linear, gradient, inputs, whole)
             projection = self.projections[linear.name]
             small = projection.p_in.T[inputs] if linear.role == "embedding" else inputs @ projection.p_in.T
             return lambda gradient: take(linear, gradient @ projection.p_out.T, small)
