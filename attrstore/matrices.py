@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
     from attrstore.store import Store
 
-MATRICES = ("npy", "bergson")
 CELLS = 2**22  # in memory at once
 
 

@@ -102,27 +102,30 @@ class LowRankEncoder:
         self.backward = Backward(model)
         self.use(projections)
         for linear in maps:
-            smallest = min(self._shape(linear))
+            smallest = min(self._shape[linear.name])
             if max(rank, query_rank) > smallest:
                 raise InputError(
                     f"{flag('rank')} {rank}, {flag('query_rank')} {query_rank}: the gradient of {linear.name} has at "
                     f"most {smallest} singular pairs after projection. Use less, or a larger {flag('projection_dim')}."
                 )
-        blocks = make_blocks([(linear.name, rank * sum(self._shape(linear))) for linear in maps])
+        blocks = make_blocks([(linear.name, rank * sum(self._shape[linear.name])) for linear in maps])
         self.blocks: tuple[Block, ...] = tuple(
-            block._replace(rows=self._shape(linear)[0]) for block, linear in zip(blocks, maps, strict=True)
+            block._replace(rows=self._shape[linear.name][0])
+            for block, linear in zip(blocks, maps, strict=True)
         )
         self._hooked, self._head = head_apart(maps, split=self.backward.split)
 
     def use(self, projections: Mapping[str, Projection]) -> None:
         """Take projections of the same sizes instead."""
-        self.projections: dict[str, Folded] = folded(projections, self.model)
+        self._shape = {name: (len(p.p_out), len(p.p_in)) for name, p in projections.items()}
         # One side of the embedding and of the head is as long as the vocabulary: these are projected token by token.
         self._whole = {
             linear.name: Whole.of(projections[linear.name], self.backward.device)
             for linear in self.maps
             if linear.role == "layer" and not self.whitened
         }
+        apart = {name: p for name, p in projections.items() if name not in self._whole}
+        self.projections: dict[str, Folded] = folded(apart, self.model)
 
     def encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return examples as `attrstore.vectors.low_rank.encode` takes them, and the summed loss [items]."""
@@ -183,10 +186,6 @@ class LowRankEncoder:
             (left, values * counts.unsqueeze(1), right, norm * counts)
             for (left, values, right, norm), counts in zip(in_order, real.T, strict=True)
         ], summed
-
-    def _shape(self, linear: LinearMap) -> tuple[int, int]:
-        projection = self.projections[linear.name]
-        return len(projection.p_out), len(projection.p_in)
 
 
 class _Grouping:
