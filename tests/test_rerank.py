@@ -246,8 +246,8 @@ def test_what_cannot_be_done_is_refused_by_name(encoded: Store, folder: Path, tm
         rerank(encoded, "none")
     with pytest.raises(InputError, match="top 0: must be at least 1"):
         rerank(encoded, "cosine-block", top=0)
-    with pytest.raises(InputError, match=r"^method trackstar: cannot be computed from whole gradients"):
-        rerank(encoded, "cosine-block", method="trackstar")
+    with pytest.raises(InputError, match=r"^method trak: cannot be computed from whole gradients"):
+        rerank(encoded, "cosine-block", method="trak")
     score(encoded, "cosine", top_k=2)
     with pytest.raises(InputError, match=r"keeps 2 proponents.*Score again with top_k 5"):
         rerank(encoded, "cosine", top=5)

@@ -10,7 +10,7 @@ import click
 import attrstore
 from attrstore.cli.common import counted, store_argument
 from attrstore.cli.options import fields_of
-from attrstore.ingest.measure.options import Source, SourceFields
+from attrstore.ingest.measure.options import EXACT_METHODS, Hessian, Source, SourceFields
 
 
 @click.command("rerank")
@@ -24,11 +24,12 @@ from attrstore.ingest.measure.options import Source, SourceFields
     help="Candidates of each query: SCORING's N strongest; several take turns.",
 )
 @click.option(
-    "--method", type=click.Choice(["cosine-block", "cosine", "dot"]),
-    help="Computed from whole gradients.  [default: the one with SCORING's norm, or cosine-block]",
+    "--method", type=click.Choice(list(EXACT_METHODS)),
+    help="Computed from whole gradients.  [default: that without curvature with SCORING's norm, or cosine-block]",
 )  # fmt: skip
 @click.option("--queries", type=int, metavar="N", help="Only the first N queries.")
 @click.option("--name", help="Of the new scoring; 'METHOD exact, N of SCORING' if not given.")
+@fields_of(Hessian)
 @fields_of(Source)
 def rerank_command(
     store: Path,
@@ -37,6 +38,10 @@ def rerank_command(
     method: str | None,
     queries: int | None,
     name: str | None,
+    damping: float,
+    curvature_sample: int,
+    cg_sample: int,
+    iterations: int,
     **source: Unpack[SourceFields],
 ) -> None:
     """Score the strongest candidates of each query again, with nothing approximated, as a scoring of its own.
@@ -46,16 +51,24 @@ def rerank_command(
     scoring, and count 0 in its metrics. Several scorings take turns, so that BM25 brings what states a fact and an
     influence method what moves the model.
 
+    ekfac, trackstar and trackstar-block are in the metric of EK-FAC's curvature, fitted in full width on a sample of
+    the corpus and kept in STORE.ekfac-*.safetensors; cg inverts the true Gauss-Newton matrix, which takes long: a
+    pass over its sample for each iteration and query.
+
     \b
     Example: attrstore rerank facts.duckdb cosine-block --top 100
              attrstore rerank facts.duckdb cosine-block bm25 --top 200
+             attrstore rerank facts.duckdb cosine-block --method ekfac
     """
     from attrstore.ingest.measure.rerank import rerank
 
+    hessian = Hessian(
+        damping=damping, curvature_sample=curvature_sample, cg_sample=cg_sample, iterations=iterations
+    )
     with attrstore.open(store, writable=True) as opened, counted("candidates scored") as progress:
         scoring = rerank(
-            opened, candidates, top=top, method=method, queries=queries, name=name, source=Source(**source),
-            progress=progress,
+            opened, candidates, top=top, method=method, queries=queries, name=name, progress=progress,
+            source=Source(**source), hessian=hessian,
         )  # fmt: skip
     click.echo(f"{scoring.name}: {scoring.n_scores:,} pairs scored from whole gradients.")
     click.echo(f"Next: attrstore report {store}")

@@ -41,15 +41,28 @@ def whiten(
     counts as small. A large model takes several passes over the sample, each for some of its maps. The embedding
     and the head, one factor of which would be as large as the vocabulary squared, stay as they are.
     """
+    for linear, a, g in factors(projections, maps, backward, sample):
+        projection = projections[linear.name]
+        projection.p_in = projection.p_in @ power(a, -0.5, DAMPING)
+        projection.p_out = projection.p_out @ power(g, -0.5, DAMPING)
+
+
+def factors(
+    corrections: Mapping[str, Projection],
+    maps: Sequence[LinearMap],
+    backward: Backward,
+    sample: Sequence[Batch],
+) -> Iterator[tuple[LinearMap, Tensor, Tensor]]:
+    """Yield A = E[a a^T] [in, in] and G = E[g g^T] [out, out] of each of the layers' maps, over the sample's tokens.
+
+    Both on the CPU, of inputs and gradients after the optimizer's factored scales.
+    """
     for group in _groups([linear for linear in maps if linear.role == "layer"]):
         a_factors, g_factors = _factors(group, backward, sample)
         for linear in group:
-            projection = projections[linear.name]
-            a, g = a_factors[linear.name], g_factors[linear.name]
-            a = a * torch.outer(projection.scale_in, projection.scale_in)
-            g = g * torch.outer(projection.scale_out, projection.scale_out)
-            projection.p_in = projection.p_in @ power(a, -0.5, DAMPING)
-            projection.p_out = projection.p_out @ power(g, -0.5, DAMPING)
+            scales = corrections[linear.name]
+            a = a_factors[linear.name] * torch.outer(scales.scale_in, scales.scale_in)
+            yield linear, a, g_factors[linear.name] * torch.outer(scales.scale_out, scales.scale_out)
 
 
 def _groups(maps: Sequence[LinearMap]) -> Iterator[list[LinearMap]]:

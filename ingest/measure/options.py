@@ -5,13 +5,31 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypedDict
+from typing import NamedTuple, TypedDict
 
 from attrstore.errors import InputError, flag
 from attrstore.ingest.encode.recipes import DTYPES, Running
 from attrstore.ingest.model import chosen_state
 from attrstore.ingest.model.rendering import LOSSES
-from attrstore.options import option
+from attrstore.options import Options, option
+
+
+class Way(NamedTuple):
+    """What a method divides by, and the curvature whose inverse its products are taken with."""
+
+    norm: str
+    curvature: str = "none"
+
+
+EXACT_METHODS = {
+    "cosine-block": Way("block"),
+    "cosine": Way("vector"),
+    "dot": Way("none"),
+    "ekfac": Way("none", "ekfac"),
+    "trackstar": Way("vector", "ekfac"),
+    "trackstar-block": Way("block", "ekfac"),
+    "cg": Way("none", "gauss-newton"),
+}
 
 LEARNING_RATES = {"adamw": 1e-6, "adam": 1e-6, "sgd": 1e-3}  # form of a step: its size if not given
 
@@ -74,6 +92,21 @@ class Source(Running):
         None, "File with the optimizer's state_dict, for an encoder made with --correction full."
     )
     batch_tokens: int = option(2048, "Padded tokens in a batch.", least=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hessian(Options):
+    """The curvature of whole gradients, for the methods that have one."""
+
+    damping: float = option(
+        0.1, "Of ekfac, cg, trackstar and trackstar-block: added to the curvature's eigenvalues, in units of their "
+        "mean in each map.", above=0,
+    )  # fmt: skip
+    curvature_sample: int = option(2048, "Examples on which EK-FAC is fitted.", least=1, metavar="N")
+    cg_sample: int = option(
+        256, "Of cg: how many of these make the Gauss-Newton matrix.", least=1, metavar="N"
+    )
+    iterations: int = option(10, "Of cg.", least=1)
 
 
 # The fields by themselves, for the type checker.

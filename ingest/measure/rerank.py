@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 import uuid
@@ -15,11 +14,10 @@ from torch import Tensor
 
 from attrstore import scoring
 from attrstore.chosen import no_scoring, scoring_names
-from attrstore.errors import InputError, Interrupted, MismatchError, flag
-from attrstore.ingest.encode import fitted, gradients, projection
-from attrstore.ingest.measure.exact import ExactGradients
-from attrstore.ingest.measure.options import Source
-from attrstore.ingest.model import linear, optimizer, sequences
+from attrstore.errors import InputError, Interrupted, flag
+from attrstore.ingest.measure.options import EXACT_METHODS, Hessian, Source
+from attrstore.ingest.measure.whole import open_gradients
+from attrstore.ingest.model import sequences
 from attrstore.ingest.stopping import ctrl_c
 from attrstore.methods import Ranking
 from attrstore.runs import recorded
@@ -31,22 +29,19 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from typing import Any
 
-    from attrstore.ingest.model.causal import LoadedModel
+    from attrstore.ingest.measure.whole import Opened
     from attrstore.ingest.model.sequences import Item
     from attrstore.runs import Run
     from attrstore.scoring import Scoring
     from attrstore.store import Store
     from attrstore.vectors.encoders import Encoder
 
-NORMS = {"dot": "none", "cosine": "vector", "cosine-block": "block"}  # method: the norm that it divides by
-# What an encoder's gradients depend on; its projection and its code are not among it.
-RECIPE = (
-    "model", "tokenizer", "correction", "optimizer_state", "modules", "blocks", "dtype", "context", "long", "loss",
-    "chat_template",
-)  # fmt: skip
 COMMIT_SECONDS = 2.0  # a killed job loses at most so much work
 SHARD = 4096  # candidates whose texts are read at once
 HELD_BYTES = 2**30  # of the queries' factors; more queries are taken in turn
+FORMED_BYTES = 2**31  # of their gradients, where they are held formed
+LEAST_FORMED = 8  # queries that must fit, or an example's passes would be for too few
+OF_SOLVER = 8  # vectors of each query that a solver holds
 TINY = 1e-300
 
 
@@ -70,6 +65,7 @@ def rerank(
     queries: int | None = None,
     name: str | None = None,
     source: Source = Source(),
+    hessian: Hessian = Hessian(),
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Scoring:
     """Rank the `top` strongest proponents of each query again by exact scores, as a scoring of its own.
@@ -78,16 +74,21 @@ def rerank(
     So BM25 can bring what states a fact, and low-rank codes what moves the model.
 
     A gradient here is the whole one: corrected by the optimizer's state as the encoder's are, float32, neither
-    projected nor quantised, and so are the norms. Examples that are not among a query's candidates are not in the
-    new scoring: they have no rank, and count 0 in its metrics.
+    projected nor quantised, and so are the norms. ekfac, trackstar and trackstar-block take products and norms in the
+    metric of the inverse of EK-FAC's curvature, which is fitted on a sample of the corpus in full width and kept in a
+    file beside the store; cg inverts the true Gauss-Newton matrix, from EK-FAC's inverse on. Examples that are not
+    among a query's candidates are not in the new scoring: they have no rank, and count 0 in its metrics.
 
     Args:
         candidates: name of a scoring, or several, of any methods, over the same examples.
         top: how many proponents; each scoring must have kept as many (`score --top-k`).
-        method: dot, cosine or cosine-block; if not given the one with the first scoring's norm, or cosine-block.
+        method: one of `EXACT_METHODS`; if not given the one without curvature that has the first scoring's norm, or
+            cosine-block.
         queries: only the first so many of the store, by query_id; of several scorings, those that all ranked.
         name: of the new scoring; `METHOD exact, TOP of SCORING` if not given.
         source: whose gradients.
+        hessian: the curvature's damping, sample and iterations.
+        progress: called with the candidates computed and those to compute, of the queries that are held.
 
     Raises:
         InputError: no such scoring, encoder or method, or an option is unusable.
@@ -98,23 +99,24 @@ def rerank(
     firsts = _firsts(store, names, top, queries)
     method = _method(method, firsts)
     encoder = _encoder(store, firsts, source.encoder)
-    loaded, exact = _open(store, encoder, source)
-    recipe = _recipe(encoder)
+    way = EXACT_METHODS[method]
+    opened = open_gradients(store, encoder, source, way.curvature, hessian)
     name = name or f"{method} exact, {top} of {' and '.join(names)}"
     with recorded(
-        store, "rerank", candidates=names, top=top, method=method, queries=queries, name=name, recipe=recipe
+        store, "rerank", candidates=names, top=top, method=method, queries=queries, name=name, recipe=opened.recipe
     ) as run:  # fmt: skip
         scorings = [first.scoring_id for first in firsts]
         store.named("rerank", "candidates", {"scorings": scorings, "top": top})
         long, loss = str(encoder.spec["long"]), str(encoder.spec.get("loss", "auto"))
-        job = Job(store, scorings, recipe, loaded, exact, long, loss, source.batch_tokens, run, progress)
+        job = Job(store, scorings, opened, long, loss, source.batch_tokens, run, progress)
         asked = job(2**62 if queries is None else queries)
-        ranked = {"recipe": recipe, "method": method, "queries": asked}
+        ranked = {"recipe": opened.recipe, "norm": way.norm, "queries": asked}
         pairs = store.sql(statement("rerank", "ranked"), ranked).to_arrow_table()
         store.named("rerank", "drop_candidates")
         spec = {
-            "norm": NORMS[method],
-            "curvature": "none",
+            "norm": way.norm,
+            "curvature": way.curvature,
+            **opened.spec,
             "exact": True,
             "candidates": top,
             "candidates_of": names[0] if len(names) == 1 else names,
@@ -134,10 +136,11 @@ def _method(wanted: str | None, firsts: Sequence[First]) -> str:
     """Return the method that was asked for, or the one with the norm of the first scoring that has one."""
     if wanted is None:
         norms = [first.spec["norm"] for first in firsts if "norm" in first.spec]
-        return next((m for m, norm in NORMS.items() if norm in norms[:1]), "cosine-block")
-    if wanted not in NORMS:
+        plain = {way.norm: name for name, way in EXACT_METHODS.items() if way.curvature == "none"}
+        return plain[norms[0]] if norms else "cosine-block"
+    if wanted not in EXACT_METHODS:
         raise InputError(
-            f"{flag('method')} {wanted}: cannot be computed from whole gradients; there are {', '.join(NORMS)}"
+            f"{flag('method')} {wanted}: cannot be computed from whole gradients; there are {', '.join(EXACT_METHODS)}"
         )
     return wanted
 
@@ -181,51 +184,13 @@ def _encoder(store: Store, firsts: Sequence[First], wanted: str | None) -> Encod
     return encoders.choose(store, "gradient", wanted or next(own, None))
 
 
-def _recipe(encoder: Encoder) -> str:
-    """Return a digest of what the encoder's gradients depend on: 16 hexadecimal digits."""
-    kept = {key: encoder.spec[key] for key in RECIPE if key in encoder.spec}
-    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _open(store: Store, encoder: Encoder, source: Source) -> tuple[LoadedModel, ExactGradients]:
-    """Load the encoder's model and its correction."""
-    gradients.refuse_imported(encoder)
-    spec = encoder.spec
-    if spec["kronecker"] is not None:
-        raise InputError(
-            f"{encoder.name}: made with {flag('kronecker', 'kronecker_factors')}, whose whitening is part of "
-            f"its projection and not kept apart. Give {flag('encoder')} NAME of one that was made without."
-        )
-    loaded = gradients.known_model(store, encoder, source.model, source.device)
-    maps = linear.find(loaded.model, spec["modules"])
-    moments: dict[str, optimizer.Moment] = {}
-    if spec["correction"] == "full":
-        if source.optimizer_state is None:
-            raise InputError(
-                f"{encoder.name}: made with {flag('correction')} full, which the store does not keep. Give "
-                f"{flag('optimizer_state')} FILE."
-            )
-        moments = optimizer.second_moments(source.optimizer_state, loaded.model, maps, "full")
-        found = gradients.moments_fingerprint(moments)
-        if found != spec["optimizer_state"]:
-            raise MismatchError(
-                f"{flag('optimizer_state')} {source.optimizer_state}: fingerprint {found}, and {encoder.name} was "
-                f"made with {spec['optimizer_state']}. Give the same file."
-            )
-    corrections = {m.name: projection.make(m, dim=1, seed=0, moment=moments.get(m.name)) for m in maps}
-    fitted.load(store, encoder, corrections)
-    return loaded, ExactGradients(loaded.model, maps, corrections, gradients.block_of(spec["blocks"]))
-
-
 @dataclass
 class Job:
     """Computes the pairs of a work list that have no exact score yet."""
 
     store: Store
     scorings: list[str]
-    recipe: str
-    loaded: LoadedModel
-    exact: ExactGradients
+    opened: Opened
     long: str
     loss: str
     batch_tokens: int
@@ -239,41 +204,56 @@ class Job:
         first = {"scorings": self.scorings, "queries": queries}
         asked = [query_id for (query_id,) in self.store.named("rerank", "asked", first).fetchall()]
         rows = self.store.named("tail_patch", "queries", {"ids": asked}).fetchall()
-        items = sequences.queries(sorted(rows), self.loaded.tokenizer, self.loaded.context)
+        loaded = self.opened.loaded
+        items = sequences.queries(sorted(rows), loaded.tokenizer, loaded.context)
         items = [item for item in items if item.windows]
         if not items:
             raise InputError(f"{self.store.path}: the scoring ranked none of these queries.")
+        formed = self._formed(items)
         with ctrl_c() as stopped:
-            for group in self._groups(items):
-                self._group(group, stopped)
+            for group in self._groups(items, formed=formed):
+                self._group(group, stopped, formed=formed)
         return [item.key for item in items]
 
-    def _groups(self, items: Sequence[Item]) -> Iterator[list[Item]]:
-        """Split the queries so that the factors of each group fit."""
-        width = sum(m.n_out + (1 if m.role == "embedding" else m.n_in) for m in self.exact.maps)
+    def _formed(self, items: Sequence[Item]) -> bool:
+        """Whether gradients are held formed: each multiplies a matrix then, and where few pairs are wanted tokens."""
+        _, whole = self.opened.exact.width
+        if self.opened.solve is not None:
+            return True
+        asked = {"recipe": self.opened.recipe, "queries": [item.key for item in items]}
+        ((wanted, examples),) = self.store.named("rerank", "amount", asked).fetchall()
+        return bool(2 * wanted > examples * len(items)) and 4 * whole * LEAST_FORMED <= FORMED_BYTES
+
+    def _groups(self, items: Sequence[Item], *, formed: bool) -> Iterator[list[Item]]:
+        """Split the queries so that what is held of each group fits."""
+        of_token, whole = self.opened.exact.width
+        copies = 1 if self.opened.solve is None else OF_SOLVER
         group: list[Item] = []
-        n_tokens = 0
+        n_bytes = 0
         for item in items:
-            if group and (n_tokens + item.length) * width * 4 > HELD_BYTES:
+            size = 4 * whole * copies if formed else 4 * of_token * item.length
+            if group and n_bytes + size > (FORMED_BYTES if formed else HELD_BYTES):
                 yield group
-                group, n_tokens = [], 0
+                group, n_bytes = [], 0
             group.append(item)
-            n_tokens += item.length
+            n_bytes += size
         yield group
 
-    def _group(self, queries: list[Item], stopped: list[bool]) -> None:
+    def _group(self, queries: list[Item], stopped: list[bool], *, formed: bool) -> None:
         ids = [item.key for item in queries]
-        work = dict(self.store.named("rerank", "pending", {"recipe": self.recipe, "queries": ids}).fetchall())
+        recipe, exact = self.opened.recipe, self.opened.exact
+        work = dict(self.store.named("rerank", "pending", {"recipe": recipe, "queries": ids}).fetchall())
         if not work:
             return
-        held, squares = self.exact.hold(list(sequences.batches(queries, self.batch_tokens)))
+        batches = list(sequences.batches(queries, self.batch_tokens))
+        held, squares = exact.hold(batches, formed=formed, solve=self.opened.solve)
         row_of = {item.key: row for row, item in enumerate(held)}
         keys = torch.tensor([item.key for item in held])
         done = 0
         for items in self._examples(list(work)):
             for batch in sequences.batches(items, self.batch_tokens):
                 wanted = [torch.tensor(sorted(row_of[q] for q in work[item.key])) for item in batch.items]
-                found = self.exact.products(batch, wanted)
+                found = exact.products(batch, wanted)
                 for item, rows, of_pairs, own in zip(batch.items, wanted, *found, strict=True):
                     scores = _scores(of_pairs, squares[rows.to(squares.device)], own)
                     self.parts.append((keys[rows], torch.full_like(rows, item.key), *scores))
@@ -287,7 +267,7 @@ class Job:
         self._commit(now=True)
 
     def _examples(self, ids: list[int]) -> Iterator[list[Item]]:
-        tokenizer, context = self.loaded.tokenizer, self.loaded.context
+        tokenizer, context = self.opened.loaded.tokenizer, self.opened.loaded.context
         for start in range(0, len(ids), SHARD):
             rows = self.store.named("tail_patch", "examples", {"ids": ids[start : start + SHARD]}).fetchall()
             found = sequences.examples(sorted(rows), tokenizer, context, self.long, self.loss)
@@ -300,7 +280,7 @@ class Job:
         arrays = (torch.cat(column).cpu().numpy() for column in zip(*self.parts, strict=True))
         table = pyarrow.table(dict(zip(columns, arrays, strict=True)))
         with self.store.transaction(), self.store.registered(measured=table):
-            self.store.named("rerank", "insert", {"recipe": self.recipe})
+            self.store.named("rerank", "insert", {"recipe": self.opened.recipe})
         self.run.rows += len(table)
         self.parts = []
         self.committed_at = time.monotonic()

@@ -37,6 +37,13 @@ WHERE list_contains($queries, query_id)
 GROUP BY example_id
 ORDER BY example_id
 
+-- name: amount
+-- How many pairs of some queries have no exact score yet, and of how many examples.
+SELECT count(*), count(DISTINCT example_id)
+FROM rerank_candidates
+ANTI JOIN (SELECT query_id, example_id FROM exact_scores WHERE recipe = $recipe) USING (query_id, example_id)
+WHERE list_contains($queries, query_id)
+
 -- name: insert
 INSERT INTO exact_scores SELECT $recipe, query_id, example_id, dot, cosine, cosine_block FROM measured
 
@@ -48,7 +55,7 @@ SELECT
 FROM (
     SELECT
         query_id, example_id,
-        (CASE $method WHEN 'dot' THEN dot WHEN 'cosine' THEN cosine ELSE cosine_block END)::DOUBLE AS score
+        (CASE $norm WHEN 'none' THEN dot WHEN 'vector' THEN cosine ELSE cosine_block END)::DOUBLE AS score
     FROM exact_scores
     SEMI JOIN rerank_candidates USING (query_id, example_id)
     WHERE recipe = $recipe AND list_contains($queries, query_id)
