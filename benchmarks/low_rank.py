@@ -4,11 +4,13 @@ python -m benchmarks.low_rank DATA --workdir DIR [--queries 120] [--tail-patch 6
     [--bergson-python PEER_PYTHON] [RECIPE ...]
 
 DATA has corpus.jsonl, queries.jsonl, labels.jsonl and model/ with optimizer.pt. A RECIPE is pairs, width, code and a
-query's pairs, such as 1,116,1bit,2. Each is a gradient ingest into the same store, ranked by cosine-block over all
-examples, and its strongest --top ranked again: alone, and in turns with BM25's. The reference is the ranking of every
-example by whole gradients for the first --queries queries (all, if not given): every measure is over these. Tail-patch
-is that of the ten strongest of the first --tail-patch of them. Intervals of 95% over queries. The store stays in
---workdir: the same command goes on where it was stopped. With a Python that has bergson its own TrackStar is a row.
+query's pairs, such as 1,116,1bit,2, with a p behind for principal directions: 1,116,1bit,2,p. Each is a gradient ingest
+into the same store, ranked over all examples by cosine-block and, of principal directions, damped-block and
+trackstar-block. The strongest --top of the last but one are ranked again from whole gradients: alone, in turns with
+trackstar-block's of the same encodings, and in turns with BM25's. The reference is the ranking of every example by
+whole gradients for the first --queries queries (all, if not given): every measure is over these. Tail-patch is that of
+the ten strongest of the first --tail-patch of them. Intervals of 95% over queries. The store stays in --workdir: the
+same command goes on where it was stopped. With a Python that has bergson its own TrackStar is a row.
 """
 
 from __future__ import annotations
@@ -30,7 +32,8 @@ from attrstore.scoring import score
 from benchmarks.frontier import BERGSON, run_bergson
 
 EXACT, USUAL = "exact", "k 32, half a bit"
-RECIPES = ("1,116,1bit,2", "1,128,1bit,2", "2,116,1bit,2")
+RECIPES = ("1,116,1bit,2,p", "2,116,1bit,2,p")
+BY = ("cosine-block", "damped-block", "trackstar-block")
 METRICS = ("mrr", "hit_at_10", "tail_patch_logprob")
 
 
@@ -41,17 +44,32 @@ class Recipe(NamedTuple):
     dim: int
     code: str
     query_rank: int
+    principal: bool
 
     @classmethod
     def read(cls, text: str) -> Recipe:
-        """Read `1,116,1bit,2`."""
-        rank, dim, code, query_rank = text.split(",")
-        return cls(int(rank), int(dim), code, int(query_rank))
+        """Read `1,116,1bit,2` or `1,116,1bit,2,p`."""
+        rank, dim, code, query_rank, *rest = text.split(",")
+        return cls(int(rank), int(dim), code, int(query_rank), rest == ["p"])
 
     @property
     def name(self) -> str:
-        """Of the encoder and of its scoring."""
-        return f"rank {self.rank} of k {self.dim}, {self.code}, queries {self.query_rank}"
+        """Of the encoder."""
+        where = "principal" if self.principal else "random"
+        return f"rank {self.rank}, {self.dim} {where} directions, {self.code}, queries {self.query_rank}"
+
+    @property
+    def scorings(self) -> dict[str, str]:
+        """Names of the scorings by each method."""
+        return {method: f"{self.name}: {method}" for method in (BY if self.principal else BY[:1])}
+
+    @property
+    def candidates(self) -> list[list[str]]:
+        """Whose candidates are ranked again."""
+        names = list(self.scorings.values())
+        if not self.principal:
+            return [names, [*names, "bm25"]]
+        return [names[1:2], names[1:], [names[1], "bm25"]]
 
 
 def prepare(store: attrstore.Store, data: Path, queries: int | None) -> None:
@@ -79,15 +97,18 @@ def measure(store: attrstore.Store, data: Path, recipe: Recipe, top: int) -> Non
     state = data / "model" / "optimizer.pt"
     ingest_gradients(
         store, model=data / "model", optimizer_state=state, name=recipe.name, rank=recipe.rank,
-        projection_dim=recipe.dim, code=recipe.code, query_rank=recipe.query_rank,
+        projection_dim=recipe.dim, code=recipe.code, query_rank=recipe.query_rank, principal=recipe.principal,
     )  # fmt: skip
     n: int = store.value("SELECT count(*) FROM examples")
-    if not scored(store, recipe.name):
-        score(store, "cosine-block", encoder=recipe.name, name=recipe.name, top_k=n)
-    for candidates in ([recipe.name], [recipe.name, "bm25"]):
+    for method, name in recipe.scorings.items():
+        if not scored(store, name):
+            score(store, method, encoder=recipe.name, name=name, top_k=n)
+    for candidates in recipe.candidates:
         if not scored(store, again(candidates, top)):
             source = Source(encoder=recipe.name, model=data / "model")
-            rerank(store, candidates, top=top, name=again(candidates, top), source=source)
+            rerank(
+                store, candidates, top=top, method="cosine-block", name=again(candidates, top), source=source
+            )
 
 
 def again(candidates: list[str], top: int) -> str:
@@ -153,8 +174,8 @@ def main() -> None:
             measure(store, arguments.data, recipe, arguments.top)
         names: list[tuple[str, str | None]] = [(EXACT, None), (USUAL, USUAL)]
         for recipe in recipes:
-            names.append((recipe.name, recipe.name))
-            names += [(again([recipe.name, *more], arguments.top), None) for more in ([], ["bm25"])]
+            names += [(name, recipe.name) for name in recipe.scorings.values()]
+            names += [(again(candidates, arguments.top), None) for candidates in recipe.candidates]
         if arguments.bergson_python:
             if arguments.queries:
                 parser.error("--bergson-python ranks for all queries")
