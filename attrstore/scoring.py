@@ -15,6 +15,7 @@ import attrstore
 from attrstore.aggregates import Aggregates
 from attrstore.errors import InputError, MismatchError, extras_named, flag
 from attrstore.methods import Ranking, Request, find
+from attrstore.methods.recommended import recommended
 from attrstore.progress import Progress, silent
 from attrstore.runs import recorded, writes
 from attrstore.schema import tables_with
@@ -43,7 +44,7 @@ class Scoring:
 def score(
     store: Store,
     /,
-    method: str,
+    method: str | None = None,
     *,
     name: str | None = None,
     top_k: int = 100,
@@ -56,7 +57,8 @@ def score(
     """Rank every selected example for every query and keep the result under `name`.
 
     Args:
-        method: one of `attrstore.methods.every_method()`.
+        method: one of `attrstore.methods.every_method()`; if not given, the one to begin with in a search for what
+            moved the model: damped-block where there are codes of low rank on principal directions, else cosine-block.
         name: of the scoring; the method's name if not given. A scoring of that name is replaced.
         top_k: proponents kept for each query, and as many opponents.
         where: an SQL predicate over `examples`, such as "source = 'wiki'".
@@ -68,6 +70,9 @@ def score(
     Raises:
         InputError: no such method or option, nothing ingested for it, or a bad predicate.
     """
+    if method is None:
+        method, chosen = recommended(store)
+        options = {**chosen, **options}
     asked = _Asked(method, name or method, top_k, where, options)
     if not replace and store.value("SELECT count(*) FROM scorings WHERE name = $name", {"name": asked.name}):
         raise InputError(

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     cls=ScoreCommand,
     help=f"""Rank every example for every query by METHOD, and keep the result.
 
+    Without METHOD by the one to begin with in a search for what moved the model: damped-block where the store has
+    codes of low rank on principal directions, else cosine-block.
+
     \b
     {listed_methods()}
 
@@ -34,14 +37,15 @@ if TYPE_CHECKING:
     each row of an ablation is one command on the same encodings. A scoring of the same name is replaced.
 
     \b
-    Example: attrstore score facts.duckdb cosine-block
+    Example: attrstore score facts.duckdb
+             attrstore score facts.duckdb cosine-block
              attrstore score facts.duckdb trackstar --curvature corpus --name corpus-only
              attrstore score facts.duckdb mirrored --model model --queries 10
              attrstore score facts.duckdb bm25 --where "source = 'wiki'" --name bm25-wiki
     """,
 )
 @store_argument
-@click.argument("method")
+@click.argument("method", required=False)
 @click.option("--name", help="Of the scoring; the method's name if not given.")
 @click.option(
     "--top-k", default=100, show_default=True, help="Proponents, and opponents, kept for each query."
@@ -65,7 +69,7 @@ if TYPE_CHECKING:
 )
 def score_command(
     store: Path,
-    method: str,
+    method: str | None,
     group_by: str | None,
     engine: str | None,
     workers: int | None,
@@ -75,7 +79,9 @@ def score_command(
     from attrstore.scoring import score, score_on_ray
 
     given = {option: value for option, value in options.items() if value is not None}
-    if engine is not None and "engine" in find(method).option_names:
+    if method is None and engine is not None:
+        raise InputError(f"{flag('engine')} {engine}: name the METHOD too.")
+    if method is not None and engine is not None and "engine" in find(method).option_names:
         given["engine"], engine = engine, None
     _refuse_apart(engine, workers, group_by)
     if engine is None:
@@ -83,6 +89,7 @@ def score_command(
             scoring = score(opened, method, group_by=group_by, progress=progress, **given)
             over, by = _about(opened, scoring.name)
     else:
+        assert method is not None
         with counted("examples scanned") as progress:
             scoring = score_on_ray(store, method, workers=workers, progress=progress, **given)
         with attrstore.open(store) as opened:

@@ -13,6 +13,7 @@ PARTS = {
     "dot": Parts(curvature="none", norm="none"),
     "cosine": Parts(curvature="none", norm="vector"),
     "cosine-block": Parts(curvature="none", norm="block"),
+    "damped-block": Parts(curvature="corpus", norm="block", damping=10.0),
     "trak": Parts(curvature="corpus", norm="none"),
     "trackstar": Parts(curvature="mixed", norm="vector"),
     "trackstar-block": Parts(curvature="mixed", norm="block"),
@@ -55,6 +56,14 @@ GRADIENT_METHODS = (
         "one scan",
         "Recommended at the default half-bit codes: no curvature, unit length in each block.",
         "No curvature, and unit length in each block where the paper has it over the whole vector.",
+    ),
+    _method(
+        "damped-block",
+        f"{TRACKSTAR}, varied",
+        "two scans",
+        "What moved the model, from codes of low rank on principal directions: a little of the curvature.",
+        "The corpus's curvature alone, damped by ten times its mean eigenvalue, where the paper mixes in the queries'; "
+        "unit length in each block.",
     ),
     _method(
         "trak",

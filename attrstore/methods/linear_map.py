@@ -79,15 +79,18 @@ class Side:
     encoder: Encoder
     norm: str
     vectors: Tensor  # [q, D]: what is multiplied with phi(z); of low rank phi(q)
-    whitening: Sequence[Tensor] | None = None  # R^{-1/2} of each block
+    whitening: Sequence[Tensor] | None = (
+        None  # R^{-1/2} of each block; of low rank that of each block's two factors
+    )
 
     def scorer(self, store: Store) -> Callable[[Chunk], Tensor]:
         """Return what scores a chunk for all queries: [q, n]."""
-        from attrstore.vectors import low_rank, products
+        from attrstore.vectors import low_rank, low_rank_scores, products
         from attrstore.vectors.kept import KeptWeights
 
         if self.encoder.rank is not None:
-            return low_rank.scorer(self.encoder, self.norm, self.vectors)
+            laid_out = low_rank.layout_of(store, self.encoder)
+            return low_rank_scores.scorer(self.encoder, self.norm, self.vectors, laid_out, self.whitening)
         prepared = products.prepare(self.encoder, self.vectors)
         kept = KeptWeights(store, self.encoder, self.norm, prepared.units, self.whitening)
 
@@ -103,12 +106,23 @@ def asked_side(
     store: Store, encoder: Encoder, parts: Parts, vectors: Tensor
 ) -> tuple[Side, dict[str, object]]:
     """Prepare the queries' side for phi(q) [q, D]; return it, and the parts as they were applied."""
-    from attrstore.vectors import low_rank
+    from attrstore.vectors import low_rank, low_rank_curvature
 
     if encoder.rank is not None:
-        if parts.curvature != "none":
-            low_rank.refuse(encoder, "a curvature")
-        return Side(encoder, parts.norm, vectors), {**parts.spec, "mixing": None}
+        if parts.solver not in (None, "kfac"):
+            low_rank.refuse(encoder, f"the solver of {parts.solver}")
+        if parts.curvature == "none":
+            return Side(encoder, parts.norm, vectors), {**parts.spec, "mixing": None}
+        _, of_store = stored.query_vectors(store, encoder)
+        # A solver's damping is R's, half of it in the exponent for each factor (`solvers.SOLVERS["kfac"]`).
+        damping = parts.damping if parts.solver is None else parts.damping**0.5
+        roots, mixing = low_rank_curvature.whitening(
+            store, encoder, parts.curvature, parts.mixing, damping, of_store.to(vectors.device)
+        )
+        spec = {**parts.spec, "mixing": mixing}
+        if parts.solver is not None:
+            return Side(encoder, parts.norm, low_rank_curvature.solved(encoder, vectors, roots)), spec
+        return Side(encoder, parts.norm, vectors, roots), spec
     vectors, whitening, mixing = query_side(store, encoder, parts, vectors)
     return Side(encoder, parts.norm, vectors, whitening), {**parts.spec, "mixing": mixing}
 

@@ -25,7 +25,10 @@ class Parts(Options):
         most=1,
         words=("auto",),
     )
-    damping: float = option(0.1, "Added to R's eigenvalues, in units of their mean.", least=0)
+    damping: float = option(
+        0.1, "Added to R's eigenvalues, in units of their mean; of low rank to those of each of its two factors.",
+        least=0,
+    )  # fmt: skip
     # of attrstore.vectors.solvers: H^{-1} on the queries instead of R^{-1/2} on both sides
     solver: str | None = None
     iterations: int | None = option(None, "Of the solver.", least=1)

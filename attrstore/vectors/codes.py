@@ -165,6 +165,11 @@ class Grid:
 
 def decode(codes: Tensor, scales: Tensor, blocks: Sequence[Block], code: Code) -> tuple[Tensor, Tensor]:
     """Undo `encode`: unit directions [n, D] float32 (each block of norm 1) and block norms [n, B] float32."""
+    return directions(codes, blocks, code), scales.contiguous().view(torch.bfloat16).float()
+
+
+def directions(codes: Tensor, blocks: Sequence[Block], code: Code) -> Tensor:
+    """Return the directions of codes [n, bytes]: float32 [n, D], each block of norm 1."""
     dimensions = sum(block.length for block in blocks)
     if code.bits == 16:
         values = codes.view(torch.float16).float()
@@ -176,4 +181,4 @@ def decode(codes: Tensor, scales: Tensor, blocks: Sequence[Block], code: Code) -
     for _, where, length in runs_of_equal_length(blocks):
         part = values[:, where].unflatten(1, (-1, length))
         part /= torch.linalg.vector_norm(part, dim=2, keepdim=True).clamp(min=1e-30)
-    return values, scales.contiguous().view(torch.bfloat16).float()
+    return values

@@ -4,6 +4,9 @@ A block's gradient is close to |G| sum_i share_i u_i v_i^T. An example keeps the
 its code; in its scales each block's norm (bfloat16), of the whole gradient, and each pair's share of it (a byte). A
 query keeps the pairs of its own, in 8 bits. The inner product with a query's block Q = sum_j p_j q_j^T is
 |G| sum_i share_i sum_j (p_j . u_i) (q_j . v_i).
+
+Where directions are coordinates on the corpus's principal ones, bits go where the variance is
+(`attrstore.vectors.spread`), and what a code misses of a pair's directions is taken from its share.
 """
 
 from __future__ import annotations
@@ -14,17 +17,17 @@ import torch
 from torch import Tensor
 
 from attrstore.errors import InputError, flag
-from attrstore.vectors import codes
+from attrstore.vectors import codes, spread
 from attrstore.vectors.encoders import Block
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Mapping
 
+    from attrstore.store import Store
     from attrstore.vectors.encoders import Encoder
-    from attrstore.vectors.scan import Chunk
+    from attrstore.vectors.spread import Layout
 
 TINY = 1e-30
-AT_ONCE = 2**18  # products of one block held at a time: they stay in the processor's second cache
 
 
 class Sides(NamedTuple):
@@ -82,16 +85,90 @@ def _directions(encoder: Encoder) -> list[Block]:
     return found
 
 
-# An example: unit directions [D], then the norms [B], then the shares [B rank]
+class Spread(NamedTuple):
+    """How one block's pairs are spread over principal directions, as measured on a sample of the corpus."""
+
+    out: Tensor  # [rank, out]: standard deviations of u's coordinates
+    inputs: Tensor  # [rank, in]: of v's
+    weights: Tensor  # [rank]: root mean square of the share that a pair holds
 
 
-def encode(encoder: Encoder, vectors: Tensor) -> tuple[Tensor, Tensor]:
+def is_principal(encoder: Encoder) -> bool:
+    """Whether directions are coordinates on principal directions."""
+    return encoder.spec.get("principal") is not None
+
+
+def layout(encoder: Encoder, spreads: Mapping[str, Spread]) -> Layout | None:
+    """Lay the bits of a code out by the spread of each block; None where all entries have as many."""
+    code = codes.CODES[encoder.code]
+    if not is_principal(encoder) or code.bits >= 8:
+        return None
+    of_each, weights = [], []
+    for block in encoder.blocks:
+        of_block = spreads[block.name]
+        for side in (of_block.out, of_block.inputs):
+            of_each += list(side)
+            weights += [w.expand(len(row)) for w, row in zip(of_block.weights, side, strict=True)]
+    deviations = torch.cat(of_each)
+    variances = (torch.cat(weights).double() * deviations.double()).square()
+    return spread.Layout.of(spread.allocate(variances, int(code.bits * len(deviations))), deviations)
+
+
+def layout_of(store: Store, encoder: Encoder) -> Layout | None:
+    """Read the layout of an encoder's codes from the store."""
+    if not is_principal(encoder):
+        return None
+    parts: dict[str, dict[str, Tensor]] = {}
+    rows = store.named("encodings", "projections", {"encoder": encoder.encoder_id}).fetchall()
+    for module, part, n_rows, scale, matrix in rows:
+        values = torch.frombuffer(bytearray(matrix), dtype=torch.float16).float() * scale
+        parts.setdefault(module, {})[part] = values.view(n_rows, -1)
+    return layout(
+        encoder,
+        {
+            name: Spread(of_map["spread_out"], of_map["spread_in"], of_map["pair_weights"].flatten())
+            for name, of_map in parts.items()
+        },
+    )
+
+
+# An example: directions [D], of length 1 or, on principal directions, as much of 1 as these hold; then the norms [B],
+# then the shares [B rank]
+
+
+def encode(encoder: Encoder, vectors: Tensor, laid_out: Layout | None = None) -> tuple[Tensor, Tensor]:
     """Quantise examples [n, D + B + B rank] to codes uint8 and scales uint8 [n, (2 + rank) B]."""
     width, n_blocks = encoder.dimensions, len(encoder.blocks)
-    code, _ = codes.encode(vectors[:, :width], _directions(encoder), codes.CODES[encoder.code])
+    directions, shares = vectors[:, :width], vectors[:, width + n_blocks :]
+    if laid_out is None:
+        code, _ = codes.encode(directions, _directions(encoder), codes.CODES[encoder.code])
+    else:
+        code = laid_out.encode(directions)
+    if is_principal(encoder):
+        decoded = decode(encoder, code.to(vectors.device), laid_out)
+        alike = [
+            (directions[:, d.offset : d.offset + d.length] * decoded[:, d.offset : d.offset + d.length]).sum(
+                dim=1
+            )
+            for d in _directions(encoder)
+        ]
+        both = torch.stack(alike, dim=1).view(len(vectors), n_blocks, 2, -1).prod(dim=2)
+        shares = shares * both.flatten(1)
     norms = vectors[:, width : width + n_blocks].bfloat16().contiguous().view(torch.uint8)
-    shares = (vectors[:, width + n_blocks :] * 255).round().clamp(0, 255).to(torch.uint8)
+    shares = (shares * 255).round().clamp(0, 255).to(torch.uint8)
     return code, torch.cat([norms, shares], dim=1)
+
+
+def decode(encoder: Encoder, code: Tensor, laid_out: Layout | None) -> Tensor:
+    """Return the directions that codes [n, bytes] stand for: float32 [n, D], each of length 1, or 0 if it is zero."""
+    directions = _directions(encoder)
+    if laid_out is None:
+        return codes.directions(code, directions, codes.CODES[encoder.code])
+    rows = laid_out.decode(code)
+    for d in directions:
+        part = rows[:, d.offset : d.offset + d.length]
+        part /= torch.linalg.vector_norm(part, dim=1, keepdim=True).clamp(min=TINY)
+    return rows
 
 
 def scales_of(encoder: Encoder, scales: Tensor) -> tuple[Tensor, Tensor]:
@@ -139,119 +216,19 @@ def unpack_queries(encoder: Encoder, packed: Tensor) -> Tensor:
     return torch.cat([vectors, numbers[:, n_blocks * rank :]], dim=1)
 
 
+def lengths(left: Tensor, right: Tensor) -> Tensor:
+    """Return |sum_i left_i right_i^T| of pairs [n, r, out] and [n, r, in]: [n]."""
+    products = torch.bmm(left, left.transpose(1, 2)) * torch.bmm(right, right.transpose(1, 2))
+    return products.sum(dim=(1, 2)).clamp(min=0).sqrt()
+
+
 # Scores
-
-
-def scorer(
-    encoder: Encoder, norm: str, vectors: Tensor, *, integers: bool = True
-) -> Callable[[Chunk], Tensor]:
-    """Return what scores a chunk for queries [q, E]: [q, n], divided by the norms as `linear_map` says.
-
-    Args:
-        integers: multiply in 8 bits where the processor can.
-    """
-    n_blocks = len(encoder.blocks)
-    rank = query_rank(encoder, vectors)
-    norms = vectors[:, -n_blocks:]
-    tiny = torch.finfo(norms.dtype).tiny
-    if norm == "block":
-        factors = 1 / norms.clamp(min=tiny) / n_blocks
-    elif norm == "vector":
-        factors = (1 / norms.norm(dim=1, keepdim=True).clamp(min=tiny)).expand(-1, n_blocks)
-    else:
-        factors = torch.ones_like(norms)
-    scaled = vectors[:, :-n_blocks].clone()
-    queries = []
-    for index, block in enumerate(sides(encoder, rank)):
-        block.left(scaled).mul_(factors[:, index].view(-1, 1, 1))
-        queries.append((block.left(scaled).transpose(0, 1), block.right(scaled).transpose(0, 1)))
-    integers &= (
-        vectors.device.type == "cpu"
-        and codes.CODES[encoder.code].bits <= 8
-        and torch.cpu._is_vnni_supported()
-    )
-    products = IntegerPairs(encoder, queries) if integers else FloatPairs(encoder, queries)
-
-    def score(chunk: Chunk) -> Tensor:
-        norms, shares = scales_of(encoder, chunk.scales)
-        weights = shares if norm == "block" else shares * norms.unsqueeze(2)
-        if norm == "vector":
-            weights = weights / norms.norm(dim=1).clamp(min=TINY).view(-1, 1, 1)
-        return products.scores(chunk, weights)
-
-    return score
-
-
-class FloatPairs:
-    """Products of decoded directions, in float32."""
-
-    def __init__(self, encoder: Encoder, queries: list[tuple[Tensor, Tensor]]) -> None:
-        self.encoder, self.queries = encoder, queries
-        self.directions = _directions(encoder)
-
-    def scores(self, chunk: Chunk, weights: Tensor) -> Tensor:
-        """Return [q, n]: the pairs' products times their weights [n, B, rank], summed."""
-        rows, _ = codes.decode(
-            chunk.code, chunk.scales[:, :0], self.directions, codes.CODES[self.encoder.code]
-        )
-        total = rows.new_zeros(self.queries[0][0].shape[1], len(rows))
-        for index, block in enumerate(sides(self.encoder, pairs_of(self.encoder))):
-            left, right = self.queries[index]
-            for pair in range(block.rank):
-                both = (left @ block.left(rows)[:, pair].T) * (right @ block.right(rows)[:, pair].T)
-                total.addcmul_(both.sum(dim=0), weights[:, index, pair])
-        return total
-
-
-class IntegerPairs:
-    """Products of the integers that codes are with queries of 8 bits."""
-
-    def __init__(self, encoder: Encoder, queries: list[tuple[Tensor, Tensor]]) -> None:
-        self.encoder = encoder
-        self.grid = codes.Grid(codes.CODES[encoder.code], encoder.dimensions)
-        self.n_queries = queries[0][0].shape[1]
-        self.queries = []
-        for parts in queries:
-            peaks = [part.abs().amax(dim=2, keepdim=True).clamp(min=TINY) for part in parts]
-            whole = [
-                (part / peak * 127).round().to(torch.int8).flatten(0, 1)
-                for part, peak in zip(parts, peaks, strict=True)
-            ]
-            self.queries.append((*whole, peaks[0] * peaks[1] / 127**2))  # [s q, out], [s q, in], [s, q, 1]
-
-    def scores(self, chunk: Chunk, weights: Tensor) -> Tensor:
-        """See `FloatPairs`."""
-        rows = self.grid.spread(chunk.code)
-        total = torch.zeros(self.n_queries, len(rows))
-        size = max(64, AT_ONCE // max(1, len(self.queries[0][0])))
-        for start in range(0, len(rows), size):
-            piece = slice(start, start + size)
-            self._add(total[:, piece], rows[piece], weights[piece])
-        return total
-
-    def _add(self, total: Tensor, rows: Tensor, weights: Tensor) -> None:
-        for index, block in enumerate(sides(self.encoder, pairs_of(self.encoder))):
-            left, right, factors = self.queries[index]
-            for pair in range(block.rank):
-                u, v = block.left(rows)[:, pair], block.right(rows)[:, pair]
-                both = torch._int_mm(left, u.T).float().mul_(torch._int_mm(right, v.T))
-                each = both.view(len(factors), self.n_queries, -1)
-                summed = torch.mul(each[0], factors[0])
-                for of_pair, factor in zip(each[1:], factors[1:], strict=True):
-                    summed.addcmul_(of_pair, factor)
-                length = _length(u).mul_(_length(v)).clamp_(min=TINY)
-                total.addcmul_(summed, weights[:, index, pair] / length)
-
-
-def _length(rows: Tensor) -> Tensor:
-    length: Tensor = torch.linalg.vector_norm(rows.float(), dim=1)
-    return length
 
 
 def refuse(encoder: Encoder, wanted: str) -> None:
     """Refuse what codes of low rank cannot be used for."""
     if encoder.rank is not None:
         raise InputError(
-            f"{encoder.name}: made with {flag('rank')}, and {wanted} needs encodings made without. Use dot, cosine, "
-            f"cosine-block, less or tracincp with it, or give another {flag('encoder')}."
+            f"{encoder.name}: made with {flag('rank')}, and {wanted} needs encodings made without. Use a method "
+            f"without one, or give another {flag('encoder')}."
         )

@@ -16,9 +16,10 @@ if TYPE_CHECKING:
 
 
 def examples(encoder: Encoder, vectors: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the codes uint8 [n, bytes] and the scales uint8 [n, encoder.scale_bytes] of examples' vectors."""
-    if encoder.rank is not None:
-        return low_rank.encode(encoder, vectors)
+    """Return the codes uint8 [n, bytes] and the scales uint8 [n, encoder.scale_bytes] of examples' vectors.
+
+    Codes of low rank need what was fitted for them: `attrstore.vectors.low_rank.encode`.
+    """
     return codes.encode(vectors, encoder.blocks, codes.CODES[encoder.code])
 
 

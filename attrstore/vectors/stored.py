@@ -58,15 +58,19 @@ def corpus_rows(store: Store, encoder: Encoder, device: torch.device) -> Iterato
     """Yield the encodings [n, D] that stand for the corpus: all, or a fixed sample of a large one."""
     from attrstore.vectors import codes, low_rank, scan
 
-    low_rank.refuse(encoder, "a curvature")
+    low_rank.refuse(encoder, "an inverse of the whole curvature")
 
-    one_in = max(1, _encoded(store, encoder) // CURVATURE_ROWS)
-    for chunk in scan.chunks(store, encoder, "curvature_rows", device, one_in=one_in):
+    for chunk in scan.chunks(store, encoder, "curvature_rows", device, one_in=one_in(store, encoder)):
         rows, norms = codes.decode(chunk.code, chunk.scales, encoder.blocks, codes.CODES[encoder.code])
         for which, where, length in codes.runs_of_equal_length(encoder.blocks):
             part = rows[:, where].unflatten(1, (-1, length))  # a view: the directions are scaled in place
             part *= norms[:, which].unsqueeze(2)
         yield rows
+
+
+def one_in(store: Store, encoder: Encoder) -> int:
+    """Return one in how many encodings a curvature is measured on."""
+    return max(1, _encoded(store, encoder) // CURVATURE_ROWS)
 
 
 def _encoded(store: Store, encoder: Encoder) -> int:

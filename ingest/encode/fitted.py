@@ -21,6 +21,8 @@ def save(store: Store, encoder: Encoder, projections: Mapping[str, Projection]) 
     parts = []
     if encoder.spec["kronecker"] is not None:
         parts += ["p_in", "p_out"]
+    if encoder.spec.get("principal") is not None:
+        parts += ["p_in", "p_out", "spread_in", "spread_out", "pair_weights"]
     if encoder.spec["correction"] == "factored":
         parts += ["scale_in", "scale_out"]
     rows = [(name, part, *_pack(getattr(p, part))) for name, p in projections.items() for part in parts]

@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Unpack
 import torch
 
 from attrstore.errors import InputError, MismatchError, flag
-from attrstore.ingest.encode import fitted, kronecker, projection
+from attrstore.ingest.encode import fitted, kronecker, principal, projection
 from attrstore.ingest.encode.capture import GradientEncoder
 from attrstore.ingest.encode.job import Encoded, in_store, ingest
 from attrstore.ingest.encode.low_rank import LowRankEncoder
 from attrstore.ingest.encode.plan import Plan
-from attrstore.ingest.encode.recipes import OF_PAIRS, WHITENING, GradientFields, GradientRecipe
+from attrstore.ingest.encode.recipes import OF_PAIRS, PRINCIPAL, WHITENING, GradientFields, GradientRecipe
 from attrstore.ingest.model import causal, chosen_state, linear, optimizer, sequences, shares
 from attrstore.ingest.model.rendering import chat_template
 from attrstore.progress import silent
 from attrstore.runs import writes
-from attrstore.vectors import encoders
+from attrstore.vectors import encoders, packing
 from attrstore.vectors.encoders import Encoder
 
 if TYPE_CHECKING:
@@ -121,6 +121,7 @@ def plan(
         recipe,
         prepare,
         encode_queries=gradient_encoder.encode_queries,
+        pack=gradient_encoder.pack if isinstance(gradient_encoder, LowRankEncoder) else packing.examples,
         state=state,
     )
 
@@ -178,11 +179,11 @@ def _prepare(
     """Record model and encoder; what is fitted to the corpus is fitted once and kept."""
     if not encoders.known(store, encoder):
         if encoder.spec["kronecker"] is not None:
-            rows = store.named("encodings", "sample", {"n": WHITENING["sample"]}).fetchall()
-            loss = encoder.spec.get("loss", "auto")
-            items = sequences.examples(rows, loaded.tokenizer, loaded.context, "truncate", loss)
-            sample = list(sequences.batches([item for item in items if item.windows], batch_tokens))
+            sample = _sample(store, encoder, loaded, int(WHITENING["sample"]), batch_tokens)
             kronecker.whiten(projections, maps, gradient_encoder.backward, sample)
+        if isinstance(gradient_encoder, LowRankEncoder) and gradient_encoder.principal:
+            sample = _sample(store, encoder, loaded, PRINCIPAL["sample"], batch_tokens)
+            principal.fit(projections, gradient_encoder, sample)
         with store.transaction():
             causal.register(store, loaded)
             encoders.save(store, encoder)
@@ -194,6 +195,16 @@ def _prepare(
             shares.record(store, encoder, loaded.model, maps)  # earlier versions did not write it
     fitted.load(store, encoder, projections)
     gradient_encoder.use(projections)
+
+
+def _sample(
+    store: Store, encoder: Encoder, loaded: LoadedModel, size: int, batch_tokens: int
+) -> list[sequences.Batch]:
+    """Return batches of a sample of the corpus that does not depend on the order of ingest."""
+    rows = store.named("encodings", "sample", {"n": size}).fetchall()
+    loss = encoder.spec.get("loss", "auto")
+    items = sequences.examples(rows, loaded.tokenizer, loaded.context, "truncate", loss)
+    return list(sequences.batches([item for item in items if item.windows], batch_tokens))
 
 
 def reopen(
@@ -244,9 +255,12 @@ def _encoding(
     loaded: LoadedModel, maps: list[LinearMap], projections: dict[str, Projection], recipe: GradientRecipe
 ) -> GradientEncoder | LowRankEncoder:
     if recipe.rank is not None:
+        if recipe.principal:
+            _refuse_principal(maps)
         return LowRankEncoder(
-            loaded.model, maps, projections, recipe.rank, recipe.query_rank, whitened=recipe.kronecker_factors
-        )
+            loaded.model, maps, projections, recipe.rank, recipe.query_rank, whitened=recipe.kronecker_factors,
+            principal=recipe.principal,
+        )  # fmt: skip
     return GradientEncoder(loaded.model, maps, projections, block_of(recipe.blocks))
 
 
@@ -285,3 +299,12 @@ def moments_fingerprint(moments: dict[str, optimizer.Moment]) -> str | None:
         for part in moments[name]:
             digest.update(part.numpy().tobytes() if isinstance(part, torch.Tensor) else str(part).encode())
     return digest.hexdigest()[:16]
+
+
+def _refuse_principal(maps: list[LinearMap]) -> None:
+    wide = [linear.name for linear in maps if linear.role != "layer"]
+    if wide:
+        raise InputError(
+            f"{flag('principal')}: the directions of {', '.join(wide)} are as many as the vocabulary, too many to "
+            f"measure. Leave {flag('principal')} out, or encode the layers' maps alone (without {flag('modules')})."
+        )

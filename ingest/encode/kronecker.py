@@ -57,7 +57,7 @@ def factors(
 
     Both on the CPU, of inputs and gradients after the optimizer's factored scales.
     """
-    for group in _groups([linear for linear in maps if linear.role == "layer"]):
+    for group in groups([linear for linear in maps if linear.role == "layer"]):
         a_factors, g_factors = _factors(group, backward, sample)
         for linear in group:
             scales = corrections[linear.name]
@@ -65,11 +65,12 @@ def factors(
             yield linear, a, g_factors[linear.name] * torch.outer(scales.scale_out, scales.scale_out)
 
 
-def _groups(maps: Sequence[LinearMap]) -> Iterator[list[LinearMap]]:
+def groups(maps: Sequence[LinearMap], copies: int = 1) -> Iterator[list[LinearMap]]:
+    """Split maps so that the second moments of each group's two sides fit, `copies` of them."""
     group: list[LinearMap] = []
     size = 0
     for linear in maps:
-        own = linear.n_in**2 + linear.n_out**2
+        own = copies * (linear.n_in**2 + linear.n_out**2)
         if group and size + own > FACTORS_AT_ONCE:
             yield group
             group, size = [], 0

@@ -2,7 +2,7 @@
 
 The gradient G = sum_t g_t a_t^T of a linear map is never formed: G x is sum_t g_t <a_t, x>, so an iteration costs
 T (in + out) for each pair, and where tokens are few it is made among them, on the T x T products of the factors. The
-pairs are those of the whole gradient; only they are projected, not every token.
+pairs are those of the whole gradient; only they are projected, not every token: at random, or on principal directions.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from attrstore.ingest.encode.capture import HeadFactors, head_apart, hooked
 from attrstore.ingest.encode.projection import folded, sign_matrix
 from attrstore.ingest.encode.recipes import OF_PAIRS
 from attrstore.ingest.model.backward import Backward
+from attrstore.vectors import low_rank
 from attrstore.vectors.encoders import make_blocks
+from attrstore.vectors.low_rank import Spread
 from attrstore.vectors.rounding import is_rounding
 
 if TYPE_CHECKING:
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
     from attrstore.ingest.encode.projection import Folded, Projection
     from attrstore.ingest.model.linear import LinearMap
     from attrstore.ingest.model.sequences import Batch
-    from attrstore.vectors.encoders import Block
+    from attrstore.vectors.encoders import Block, Encoder
 
 ITERATIONS = int(OF_PAIRS["iterations"])
 # Up to so many tokens the products of each two of them cost less than to go through all of them in each iteration.
@@ -41,33 +43,39 @@ class Whole(NamedTuple):
 
     scale_in: Tensor | None  # [in]; None where there is no correction
     scale_out: Tensor | None  # [out]
-    p_in: Tensor | None  # [k_in, in]; None where nothing is projected
-    p_out: Tensor | None  # [k_out, out]
+    p_in: Tensor | None = None  # [k_in, in]; None where nothing is projected
+    p_out: Tensor | None = None  # [k_out, out]
+    principal: bool = False
 
     @classmethod
-    def of(cls, projection: Projection, device: torch.device) -> Whole:
+    def of(cls, projection: Projection, device: torch.device, *, principal: bool) -> Whole:
         """Move what is not trivial to the model's device."""
-        scales = (
+        scale_in, scale_out = (
             None if bool((part == 1).all()) else part.to(device)
             for part in (projection.scale_in, projection.scale_out)
         )
-        matrices = (
-            None if p.shape[0] == p.shape[1] else p.to(device) for p in (projection.p_in, projection.p_out)
+        p_in, p_out = (
+            None if p.shape[0] == p.shape[1] and not principal else p.to(device)
+            for p in (projection.p_in, projection.p_out)
         )
-        return cls(*scales, *matrices)
+        return cls(scale_in, scale_out, p_in, p_out, principal)
 
     def projected(self, pairs: Pairs) -> Pairs:
-        """Project pairs of the whole gradient; their directions stay of length 1."""
+        """Project pairs of the whole gradient.
+
+        Directions stay of length 1, but for principal ones: there the length says what they hold.
+        """
         left, values, right, norms = pairs
-        return _unit(left, self.p_out), values, _unit(right, self.p_in), norms
+        return self._projected(left, self.p_out), values, self._projected(right, self.p_in), norms
 
-
-def _unit(directions: Tensor, projection: Tensor | None) -> Tensor:
-    if projection is None:
-        return directions
-    found = directions @ projection.T
-    length: Tensor = torch.linalg.vector_norm(found, dim=2, keepdim=True)
-    return found / length.clamp(min=TINY)
+    def _projected(self, directions: Tensor, projection: Tensor | None) -> Tensor:
+        if projection is None:
+            return directions
+        found = directions @ projection.T
+        if self.principal:
+            return found
+        length: Tensor = torch.linalg.vector_norm(found, dim=2, keepdim=True)
+        return found / length.clamp(min=TINY)
 
 
 def _scaled(tokens: Tensor, scale: Tensor | None) -> Tensor:
@@ -84,6 +92,7 @@ class LowRankEncoder:
         rank: pairs that an example keeps.
         query_rank: pairs that a query keeps.
         whitened: the projections whiten too, so that pairs are those of what they make of each token.
+        principal: the projections are on principal directions, once they are fitted.
     """
 
     def __init__(
@@ -95,10 +104,11 @@ class LowRankEncoder:
         query_rank: int,
         *,
         whitened: bool = False,
+        principal: bool = False,
     ) -> None:
         self.model, self.maps = model, list(maps)
         self.rank, self.query_rank = rank, query_rank
-        self.whitened = whitened
+        self.whitened, self.principal = whitened, principal
         self.backward = Backward(model)
         self.use(projections)
         for linear in maps:
@@ -120,12 +130,26 @@ class LowRankEncoder:
         self._shape = {name: (len(p.p_out), len(p.p_in)) for name, p in projections.items()}
         # One side of the embedding and of the head is as long as the vocabulary: these are projected token by token.
         self._whole = {
-            linear.name: Whole.of(projections[linear.name], self.backward.device)
+            linear.name: Whole.of(projections[linear.name], self.backward.device, principal=self.principal)
             for linear in self.maps
             if linear.role == "layer" and not self.whitened
         }
         apart = {name: p for name, p in projections.items() if name not in self._whole}
         self.projections: dict[str, Folded] = folded(apart, self.model)
+        self._spreads = {
+            name: Spread(p.spread_out, p.spread_in, p.pair_weights.flatten())
+            for name, p in projections.items()
+            if p.spread_out is not None and p.spread_in is not None and p.pair_weights is not None
+        }
+
+    def pack(self, encoder: Encoder, vectors: Tensor) -> tuple[Tensor, Tensor]:
+        """Quantise examples as `attrstore.vectors.low_rank.encode` does, by the layout of what was fitted."""
+        return low_rank.encode(encoder, vectors, low_rank.layout(encoder, self._spreads))
+
+    def whole_pairs(self, batch: Batch, maps: Sequence[LinearMap]) -> dict[str, Pairs]:
+        """Return the pairs of some of the layers' maps before they are projected, by name."""
+        bare = {m.name: self._whole[m.name]._replace(p_in=None, p_out=None) for m in maps}
+        return _real(self._found(batch, self.rank, maps, bare)[0])
 
     def encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return examples as `attrstore.vectors.low_rank.encode` takes them, and the summed loss [items]."""
@@ -150,9 +174,21 @@ class LowRankEncoder:
 
     def _pairs(self, batch: Batch, rank: int) -> tuple[list[Pairs], Tensor]:
         """Return the pairs of each map, and the losses."""
+        found, losses = self._found(batch, rank, self._hooked, self._whole)
+        summed = torch.zeros(len(batch.items), device=self.backward.device)
+        summed.index_add_(0, batch.owner.to(summed.device), losses)
+        found = _real(found)
+        return [found[linear.name] for linear in self.maps], summed
+
+    def _found(
+        self, batch: Batch, rank: int, maps: Sequence[LinearMap], wholes: Mapping[str, Whole]
+    ) -> tuple[dict[str, Pairs], Tensor]:
+        """Return the pairs of each of the maps by name, and the losses of the windows."""
         device = self.backward.device
         found: dict[str, Pairs] = {}
-        head = None if self._head is None else HeadFactors(self._head, self.projections, batch, device)
+        head = None
+        if self._head is not None and maps is self._hooked:
+            head = HeadFactors(self._head, self.projections, batch, device)
         group = _Grouping(batch, device)
 
         def pairs(linear: LinearMap, gradients: Tensor, inputs: Tensor) -> Pairs:
@@ -167,25 +203,28 @@ class LowRankEncoder:
             found[linear.name] = whole.projected(pairs(linear, *sides))
 
         def seen(linear: LinearMap, inputs: Tensor) -> Callable[[Tensor], None]:
-            whole = self._whole.get(linear.name)
+            whole = wholes.get(linear.name)
             if whole is not None:
                 return lambda gradient: take_whole(linear, gradient, inputs, whole)
             projection = self.projections[linear.name]
             small = projection.p_in.T[inputs] if linear.role == "embedding" else inputs @ projection.p_in.T
             return lambda gradient: take(linear, gradient @ projection.p_out.T, small)
 
-        with hooked(self._hooked, batch, seen):
+        with hooked(maps, batch, seen):
             losses = self.backward(batch, head)
         if head is not None:
             take(head.linear, head.gradients, head.inputs)
-        summed = torch.zeros(len(batch.items), device=device).index_add_(0, batch.owner.to(device), losses)
-        in_order = [found[linear.name] for linear in self.maps]
-        norms = torch.stack([norm for _, _, _, norm in in_order], dim=1)
-        real = ~is_rounding(norms.double().square())
-        return [
-            (left, values * counts.unsqueeze(1), right, norm * counts)
-            for (left, values, right, norm), counts in zip(in_order, real.T, strict=True)
-        ], summed
+        return found, losses
+
+
+def _real(found: dict[str, Pairs]) -> dict[str, Pairs]:
+    """Set the pairs of blocks that are rounding to zero."""
+    norms = torch.stack([norm for _, _, _, norm in found.values()], dim=1)
+    real = ~is_rounding(norms.double().square())
+    return {
+        name: (left, values * counts.unsqueeze(1), right, norm * counts)
+        for (name, (left, values, right, norm)), counts in zip(found.items(), real.T, strict=True)
+    }
 
 
 class _Grouping:

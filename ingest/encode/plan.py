@@ -64,6 +64,7 @@ class Plan:
     prepare: Callable[[Store], None]  # record the encoder, or take from the store what was fitted for it
     texts: Itemise = sequences
     encode_queries: Encode | None = None  # `encode`, if not given
+    pack: Callable[[Encoder, Tensor], tuple[Tensor, Tensor]] = packing.examples  # vectors to codes and scales
     state: str | None = None  # in a line, of encodings that an optimizer's state may correct: which one does
 
     @property
@@ -93,7 +94,7 @@ class Plan:
             return pyarrow.table({**columns, "code": _nulls(batch), "scales": _nulls(batch)})
         encoded = self.encode(batch)
         columns = _common(batch.items, encoded, "example_id", self.encoder.kind)
-        quantised, scales = packing.examples(self.encoder, encoded[0])
+        quantised, scales = self.pack(self.encoder, encoded[0])
         finite = _finite(encoded[0])
         return pyarrow.table({**columns, "code": _blobs(quantised, finite), "scales": _blobs(scales, finite)})
 

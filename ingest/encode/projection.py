@@ -35,6 +35,10 @@ class Projection:
     scale_in: Tensor  # [in]: multiplies the inputs first
     scale_out: Tensor  # [out]: multiplies the output gradients first
     elementwise: Tensor | None = None  # [out, in]: multiplies the whole gradient first
+    # Of principal directions: how the corpus's pairs are spread over them (`attrstore.vectors.low_rank.Spread`).
+    spread_out: Tensor | None = None  # [rank, k_out]
+    spread_in: Tensor | None = None  # [rank, k_in]
+    pair_weights: Tensor | None = None  # [rank, 1]
 
     @property
     def length(self) -> int:

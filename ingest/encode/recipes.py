@@ -26,6 +26,8 @@ WHITENING = {
 }  # of the Kronecker factors: examples, share of the mean eigenvalue
 OF_PAIRS: dict[str, Any] = {"iterations": 8, "pairs": "whole"}  # how singular pairs are found, and of what
 
+PRINCIPAL: dict[str, Any] = {"sample": 1024}  # of principal directions: examples
+
 Spec = dict[str, Any]
 
 
@@ -140,6 +142,10 @@ class GradientRecipe(RenderingRecipe):
         None, "Instead of all K x K numbers keep the R strongest pairs of singular vectors of each projected gradient: "
         "far closer to the exact score at equal bytes, for methods without curvature.", least=1, metavar="R",
     )  # fmt: skip
+    principal: bool = option(
+        False, "With a rank: the directions that the pairs of a sample share instead of random ones, each with as many "
+        "bits as its variance asks for; --code says how many a number has on average.",
+    )  # fmt: skip
     query_rank: int = option(
         2, "With a rank, the pairs of singular vectors that a query keeps.", least=1, metavar="S"
     )
@@ -151,6 +157,15 @@ class GradientRecipe(RenderingRecipe):
             raise InputError(
                 f"{flag('blocks')} {self.blocks} cannot be combined with {flag('rank')}: singular vectors of several "
                 "modules do not add up. Leave one of them out."
+            )
+        if self.principal and self.rank is None:
+            raise InputError(
+                f"{flag('principal')}: principal directions are those of singular pairs. Give {flag('rank')} too."
+            )
+        if self.principal and self.kronecker_factors:
+            raise InputError(
+                f"{flag('kronecker')} cannot be combined with {flag('principal')}: both take the place of the random "
+                "projection. Leave one of them out."
             )
 
     def refuse_state(self) -> None:
@@ -178,18 +193,23 @@ class GradientRecipe(RenderingRecipe):
             "seed": self.seed,
             "blocks": self.blocks,
             **(of_pairs if self.rank is not None else {}),
+            **({"principal": dict(PRINCIPAL)} if self.principal else {}),
         }
 
     @classmethod
     def from_spec(cls, spec: Mapping[str, Any]) -> Self:
         """Return the recipe of an encoder in a store, which was given a state if `correction` is not none."""
         known = {key: value for key, value in spec.items() if (key, value) != ("correction", "none")}
-        return replace(super().from_spec(known), kronecker_factors=spec["kronecker"] is not None)
+        principal = known.pop("principal", None) is not None
+        kronecker = spec["kronecker"] is not None
+        return replace(super().from_spec(known), kronecker_factors=kronecker, principal=principal)
 
     def name(self, *, corrected: bool) -> str:
         """Return a short name for people."""
         parts = [] if self.rank is None else [f"rank{self.rank}"]
         parts += [f"k{self.projection_dim}", self.code]
+        if self.principal:
+            parts.append("principal")
         if corrected:
             parts.append(self.correction)
         if self.kronecker_factors:
@@ -275,6 +295,7 @@ class GradientFields(EncodingFields, total=False):
     blocks: str
     seed: int
     rank: int | None
+    principal: bool
     query_rank: int
 
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from attrstore.ingest.model.linear import LinearMap
     from attrstore.ingest.model.sequences import Batch
 
+LOGITS_AT_ONCE = 2**26  # entries of the vectors' images that are held: 256 MiB in float32
 TOLERANCE = 1e-6  # relative residual below which a vector is left alone
 Vectors = dict[str, Tensor]  # [q, out, in] of each map, by name
 
@@ -92,10 +93,16 @@ class GaussNewton:
         # J^T u is linear in u, so that its derivative by u along v is J v.
         u = torch.zeros_like(logits, requires_grad=True)
         pulled = torch.autograd.grad(logits, self.weights, u, create_graph=True)
-        (pushed,) = torch.autograd.grad(pulled, u, along, retain_graph=True, is_grads_batched=True)
         p = logits.detach().softmax(dim=1)
-        curved = p * (pushed - (p * pushed).sum(dim=2, keepdim=True))
-        return torch.autograd.grad(logits, self.weights, curved, is_grads_batched=True)
+        at_once = max(1, LOGITS_AT_ONCE // logits.numel())
+        found = []
+        for some in zip(*(part.split(at_once) for part in along), strict=True):
+            (pushed,) = torch.autograd.grad(pulled, u, some, retain_graph=True, is_grads_batched=True)
+            curved = p * (pushed - (p * pushed).sum(dim=2, keepdim=True))
+            found.append(
+                torch.autograd.grad(logits, self.weights, curved, retain_graph=True, is_grads_batched=True)
+            )
+        return tuple(torch.cat(parts) for parts in zip(*found, strict=True))
 
 
 @contextmanager

@@ -125,8 +125,8 @@ CREATE OR REPLACE VIEW recommended AS
 SELECT unnest(methods) AS method, generate_subscripts(methods, 1) AS place
 FROM (
     SELECT [
-        'cosine-block', 'trackstar-block', 'trackstar', 'less', 'cosine', 'ekfac', 'kfac', 'influence', 'datainf',
-        'trak', 'tracincp', 'cg', 'lissa', 'repsim', 'dot', 'mirrored', 'bm25', 'dense'
+        'cosine-block', 'damped-block', 'trackstar-block', 'trackstar', 'less', 'cosine', 'ekfac', 'kfac', 'influence',
+        'datainf', 'trak', 'tracincp', 'cg', 'lissa', 'repsim', 'dot', 'mirrored', 'bm25', 'dense'
     ] AS methods
 );
 
