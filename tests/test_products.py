@@ -70,7 +70,7 @@ def test_scores_equal_float64(
     np.testing.assert_allclose(found / largest, wanted / largest, atol=tolerance)
 
 
-@pytest.mark.parametrize("code", ["halfbit", "1bit", "2bit"])
+@pytest.mark.parametrize("code", ["halfbit", "1bit", "2bit", "4bit"])
 @pytest.mark.parametrize("kind", [products.Eight, products.Sixteen])
 def test_a_rounded_query_is_off_by_half_of_a_unit_of_its_blocks_largest_entry(
     code: str, kind: type[products.Rounded]
@@ -172,7 +172,7 @@ def test_few_queries_are_looked_up(
         ("halfbit", Parts("none", "block"), products.Eight),
         ("1bit", Parts("none", "none"), products.Eight),
         ("2bit", Parts("none", "vector"), products.Eight),
-        ("4bit", Parts("none", "block"), products.Sixteen),
+        ("4bit", Parts("none", "block"), products.Eight),
         ("int8", Parts("none", "block"), products.Sixteen),
         ("halfbit", Parts("corpus", "block"), products.Sixteen),
         ("1bit", Parts("corpus", "none", solver="datainf"), products.Sixteen),

@@ -8,8 +8,7 @@ How finely a query is rounded, block by block:
 
     8 bits     no curvature on its side, and codes of at most `COARSE` bits, which lose far more themselves:
                an entry is off by at most 1/254 of the largest of its block
-    16 bits    a curvature's inverse on its side, whose entries differ too much for 8, or a finer code:
-               by at most 1/64,516; two products of int8
+    16 bits    a curvature's inverse on its side, or a finer code: by at most 1/64,516, for twice the work
     float32    up to `FEW` queries against bytes of 16 entries, which are not even spread into integers: their products
                are looked up; and wherever integers are no faster
 """
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
     from attrstore.vectors.scan import Chunk
 
 TINY = 1e-30
-COARSE = 2  # bits of an entry of a code
+COARSE = 4  # bits of an entry of a code; at 8, queries of 8 bits as well lose some of the exact order
 STRIP = 256  # rows of a matrix at a time
 FEW = 8  # queries for which to look products up is faster than to multiply
 LOOKED_UP = 2**19  # bytes of codes at a time: they and their tables stay in the processor's second cache
