@@ -9,9 +9,10 @@ the store from a first scan, as it is for whoever asks twice, and `trackstar-blo
 Preparing the queries, which does not grow with the examples, is not timed. FAISS (pip install faiss-cpu) and torch
 hold the decoded rows in memory as float32, numpy maps them from a file. The OpenBLAS in FAISS does not know every
 processor; where there is AVX-512, FAISS is timed with OPENBLAS_CORETYPE=SkylakeX too, in a process of its own. All
-in turn, `rounds` times; medians, and the spread. DuckDB's own scan is SELECT bit_xor(hash(code)) FROM encodings,
-which reads every byte and keeps none. `--memory` scans for 100 queries in a process of its own and reports its
-peak. Exits 1 when a goal is missed.
+in turn, `rounds` times; medians, and the spread. Examples are counted by the second and by the processor second, which
+counts the thread that reads, and hardly the other work of a machine: ratios and goals are of these. DuckDB's own scan
+is SELECT bit_xor(hash(code)) FROM encodings, which reads every byte and keeps none. `--memory` scans for 100 queries in
+a process of its own and reports its peak. Exits 1 when a goal is missed.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from unittest.mock import patch
 
 import numpy as np
@@ -50,14 +51,24 @@ if TYPE_CHECKING:
 BLOCKS = encoders.make_blocks([(f"m{i}", 1024) for i in range(10)] + [("last", 512)])
 DIMENSIONS = 10 * 1024 + 512
 QUERIES = (1, 32, 700)
-TIMES_FAISS = {1: 1.0, 32: 1.0, 700: 4.0}  # the goals
+TIMES_FAISS = {1: 2.0, 32: 1.0, 700: 2.0}  # the goals
 SHARE_OF_SCAN = 0.6
+TIMES_LATER = 3.0  # that a first scan under a new curvature may take
 MEMORY, MEMORY_QUERIES = 2e9, 100
 FLAT = "FAISS IndexFlatIP"
 KERNELS = {"OPENBLAS_CORETYPE": "SkylakeX"}  # of OpenBLAS, chosen when it is loaded
 FLAT_AVX512 = f"{FLAT}, SkylakeX"
 COSINE, BLOCK = "cosine", "trackstar-block"
-Rates = dict[str, list[float]]  # examples a second, of each round
+
+
+class Rate(NamedTuple):
+    """Examples of one round."""
+
+    a_second: float
+    a_processor_second: float
+
+
+Rates = dict[str, list[Rate]]
 
 
 def blobs(matrix: np.ndarray[Any, Any]) -> pyarrow.Array:
@@ -171,9 +182,9 @@ def faiss_with_avx512(rows: Path, asked: np.ndarray[Any, Any], threads: int) -> 
     theirs.close()  # so that the pipe ends with the process
     ours.recv()
 
-    def search(n: int) -> None:
+    def search(n: int) -> float:
         ours.send(n)
-        ours.recv()
+        return float(ours.recv())
 
     yield {FLAT_AVX512: search}
     ours.send(0)
@@ -181,15 +192,16 @@ def faiss_with_avx512(rows: Path, asked: np.ndarray[Any, Any], threads: int) -> 
 
 
 def answer(pipe: Connection, rows: Path, asked: np.ndarray[Any, Any], threads: int) -> None:
-    """Search for as many queries as the pipe says, until it says none."""
+    """Search for as many queries as the pipe says, until it says none; reply with the processor seconds of each."""
     faiss: Any = importlib.import_module("faiss")
     faiss.omp_set_num_threads(threads)
     flat = faiss.IndexFlatIP(DIMENSIONS)
     flat.add(np.fromfile(rows, np.float32).reshape(-1, DIMENSIONS))
     pipe.send(None)
     while n := pipe.recv():
+        before = time.process_time()
         flat.search(asked[:n], 100)
-        pipe.send(None)
+        pipe.send(time.process_time() - before)
 
 
 def measure(folder: Path, rows: int, code: str, rounds: int, threads: int) -> Rates:
@@ -197,9 +209,10 @@ def measure(folder: Path, rows: int, code: str, rounds: int, threads: int) -> Ra
     rates: Rates = {}
 
     def timed(name: str, action: Callable[[], object]) -> None:
-        start = time.perf_counter()
-        action()
-        rates.setdefault(name, []).append(rows / (time.perf_counter() - start))
+        start, spent = time.perf_counter(), time.process_time()
+        elsewhere = action()  # processor seconds of another process, if that does the work
+        spent = elsewhere if isinstance(elsewhere, float) else time.process_time() - spent
+        rates.setdefault(name, []).append(Rate(rows / (time.perf_counter() - start), rows / spent))
 
     build(folder / "s.duckdb", rows, code)
     with attrstore.open(folder / "s.duckdb", writable=True) as store, selected(store, None):
@@ -267,9 +280,18 @@ def memory(folder: Path, rows: int, code: str, threads: int) -> Row:
     )
 
 
-def text(rates: list[float]) -> str:
-    """Median and spread."""
-    return f"{statistics.median(rates):,.0f}/s ({min(rates):,.0f}-{max(rates):,.0f})"
+def text(rates: list[Rate]) -> str:
+    """Medians, and the spread of the first."""
+    every = [rate.a_second for rate in rates]
+    return (
+        f"{statistics.median(every):,.0f}/s ({min(every):,.0f}-{max(every):,.0f}), "
+        f"{typical(rates):,.0f} a processor second"
+    )
+
+
+def typical(rates: list[Rate]) -> float:
+    """Median of the examples a processor second."""
+    return statistics.median(rate.a_processor_second for rate in rates)
 
 
 def table(rates: Rates, code: str) -> list[Row]:
@@ -288,17 +310,17 @@ def table(rates: Rates, code: str) -> list[Row]:
                     left_out = "not timed" if f"{name} 1" in rates else "not installed"
                     found.append(Row(title, text(own), left_out, None, None))
                     continue
-                ratio = statistics.median(own) / statistics.median(peer)
+                ratio = typical(own) / typical(peer)
                 goal = ratio >= TIMES_FAISS[n] if name in (FLAT, FLAT_AVX512) else None
-                found.append(Row(title, text(own), text(peer), ratio, goal))
+                found.append(Row(title, text(own), text(peer), ratio, goal, TIMES_FAISS[n]))
     own, alone = rates[f"{COSINE} 1"], rates["DuckDB"]
-    share = statistics.median(own) / statistics.median(alone)
+    share = typical(own) / typical(alone)
     title = f"one query, {code}: at least {SHARE_OF_SCAN} of DuckDB's own scan"
-    found.append(Row(title, text(own), text(alone), share, share >= SHARE_OF_SCAN))
-    first = rates[f"{BLOCK}, first time {QUERIES[-1]}"]
-    found.append(
-        Row(f"{BLOCK}, {code}, {QUERIES[-1]} queries, weights not kept yet", text(first), "", None, None)
-    )
+    found.append(Row(title, text(own), text(alone), share, share >= SHARE_OF_SCAN, SHARE_OF_SCAN))
+    first, later = rates[f"{BLOCK}, first time {QUERIES[-1]}"], rates[f"{BLOCK} {QUERIES[-1]}"]
+    times = typical(later) / typical(first)
+    title = f"{BLOCK}, {code}, {QUERIES[-1]} queries, weights not kept yet: at most {TIMES_LATER:g} x a later scan"
+    found.append(Row(title, text(first), text(later), times, times <= TIMES_LATER, TIMES_LATER))
     return found
 
 

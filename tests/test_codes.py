@@ -97,6 +97,32 @@ def test_power_mixing_and_packing() -> None:
     assert torch.allclose(curvature.mix(corpus, queries, mixing)[0].diagonal(), torch.tensor([1.6, 0.4]))
 
 
+@pytest.mark.parametrize("damping", [0.1, 1e-3, 0.0])
+@pytest.mark.parametrize("rank", [12, 5])
+@pytest.mark.parametrize("scale", [1.0, 1e-24])
+def test_what_is_whitened_has_the_products_of_the_inverse_root(
+    damping: float, rank: int, scale: float
+) -> None:
+    """Also where the damped curvature is singular, and has no Cholesky factor."""
+    generator = torch.Generator().manual_seed(1)
+    rows = torch.randn(12, rank, generator=generator) * torch.linspace(0.5, 3, rank)
+    r = rows @ rows.T * scale
+    root = curvature.power(r, -0.5, damping).double()
+    whitening = curvature.whitening(r, damping).double()
+    np.testing.assert_allclose(
+        whitening @ whitening.T * scale,
+        root @ root * scale,
+        rtol=1e-3,
+        atol=1e-3 * float((root @ root).max()) * scale,
+    )
+    triangular = torch.equal(whitening, whitening.triu())
+    assert triangular == (damping > 0)
+
+
+def test_a_block_that_nothing_moves_is_whitened_to_zeros() -> None:
+    assert curvature.whitening(torch.zeros(4, 4), 0.1).abs().max() == 0
+
+
 def test_second_moment_equals_numpy() -> None:
     x = vectors(40)
     moment = curvature.SecondMoment(BLOCKS)

@@ -1,7 +1,8 @@
 """Rank by stored vectors: methods that differ by a linear map and a norm, over one set of encodings.
 
 Score of an example z for a query q: the inner product of A phi(q) and A phi(z), where phi is the encoding,
-A is the identity or R^{-1/2} of a curvature R, divided by the norms that the method divides by:
+A is the identity or R^{-1/2} of a curvature R, divided by the norms that the method divides by. (R^{-1/2} stands for
+any W^T with W W^T = R^{-1}: products and norms are the same.)
 
     none    no norm
     vector  the norms of A phi(q) and A phi(z)
@@ -79,9 +80,9 @@ class Side:
     encoder: Encoder
     norm: str
     vectors: Tensor  # [q, D]: what is multiplied with phi(z); of low rank phi(q)
-    whitening: Sequence[Tensor] | None = (
-        None  # R^{-1/2} of each block; of low rank that of each block's two factors
-    )
+    # W of each block, a square root of R^{-1}; of low rank those of each block's two factors
+    whitening: Sequence[Tensor] | None = None
+    curved: bool = False  # a curvature's inverse is in the vectors
 
     def scorer(self, store: Store) -> Callable[[Chunk], Tensor]:
         """Return what scores a chunk for all queries: [q, n]."""
@@ -91,7 +92,7 @@ class Side:
         if self.encoder.rank is not None:
             laid_out = low_rank.layout_of(store, self.encoder)
             return low_rank_scores.scorer(self.encoder, self.norm, self.vectors, laid_out, self.whitening)
-        prepared = products.prepare(self.encoder, self.vectors)
+        prepared = products.prepare(self.encoder, self.vectors, curved=self.curved)
         kept = KeptWeights(store, self.encoder, self.norm, prepared.units, self.whitening)
 
         def score(chunk: Chunk) -> Tensor:
@@ -124,7 +125,8 @@ def asked_side(
             return Side(encoder, parts.norm, low_rank_curvature.solved(encoder, vectors, roots)), spec
         return Side(encoder, parts.norm, vectors, roots), spec
     vectors, whitening, mixing = query_side(store, encoder, parts, vectors)
-    return Side(encoder, parts.norm, vectors, whitening), {**parts.spec, "mixing": mixing}
+    curved = parts.curvature != "none"
+    return Side(encoder, parts.norm, vectors, whitening, curved), {**parts.spec, "mixing": mixing}
 
 
 def scorer(
@@ -138,7 +140,7 @@ def scorer(
 def query_side(
     store: Store, encoder: Encoder, parts: Parts, vectors: Tensor, whole: Tensor | None = None
 ) -> tuple[Tensor, list[Tensor] | None, float | None]:
-    """Return what is multiplied with phi(z) [q, D], the whitening R^{-1/2} of each block if any, and the lambda.
+    """Return what is multiplied with phi(z) [q, D], the whitening W of each block if any, and the lambda.
 
     Args:
         vectors: phi(q), or shares of one query's.
@@ -157,12 +159,12 @@ def query_side(
         vectors, mixing = _solved(store, encoder, parts, vectors)
     elif parts.curvature != "none":
         matrices, mixing = _curvature(store, encoder, parts, vectors.device)
-        whitening = [curvature.power(m, -0.5, parts.damping) for m in matrices]
+        whitening = [curvature.whitening(m, parts.damping) for m in matrices]
         vectors = curvature.apply(vectors, encoder.blocks, whitening)
     vectors = _normalised(vectors[:n], encoder.blocks, parts.norm, vectors[n:])
     if whitening is not None:
-        # <A q, A z> = <A A q, z>: only the lengths of A z are left to the examples' side.
-        vectors = curvature.apply(vectors, encoder.blocks, whitening)
+        # <W^T q, W^T z> = <W W^T q, z>: only the lengths of W^T z are left to the examples' side.
+        vectors = curvature.apply(vectors, encoder.blocks, [matrix.T for matrix in whitening])
     return vectors, whitening, mixing
 
 

@@ -82,8 +82,28 @@ def power(matrix: Tensor, exponent: float, damping: float) -> Tensor:
     return raised.float()
 
 
+def whitening(matrix: Tensor, damping: float) -> Tensor:
+    """Return a W with W W^T = (R + damping * mean eigenvalue * I)^{-1}: float32 [d, d], by which rows are multiplied.
+
+    Products and lengths of what W whitened are those of `power(R, -0.5)`, since both are a square root of the same
+    inverse. That of the Cholesky factor takes a fifth of the time and is zero below its diagonal. Where the damped R
+    may be singular, it has no such factor, and W is `power(R, -0.5)`.
+    """
+    wide = matrix.double()
+    size = len(wide)
+    shift = damping * float(wide.diagonal().mean())
+    largest = float(torch.linalg.matrix_norm(wide)) + shift  # or more
+    identity = torch.eye(size, dtype=wide.dtype, device=wide.device)
+    if shift > largest * size * torch.finfo(torch.float32).eps:
+        factor, failed = torch.linalg.cholesky_ex(wide + shift * identity)
+        if not failed:
+            inverse: Tensor = torch.linalg.solve_triangular(factor, identity, upper=False)
+            return inverse.T.float()
+    return power(matrix, -0.5, damping)
+
+
 def apply(vectors: Tensor, blocks: Sequence[Block], matrices: Sequence[Tensor]) -> Tensor:
-    """Multiply each block of vectors [n, D] by its symmetric matrix."""
+    """Multiply each block of vectors [n, D] by its matrix, from the right."""
     out = torch.empty_like(vectors)
     for which, where, length in runs_of_equal_length(blocks):
         part = vectors[:, where].unflatten(1, (-1, length)).transpose(0, 1)

@@ -36,59 +36,68 @@ class Ranked(NamedTuple):
 
 
 class TopK:
-    """One end of a stream's order for each query: by score, ties by example_id, the smaller one stronger."""
+    """One end of a stream's order for each query: by score, ties by example_id, the smaller one stronger.
+
+    What may belong to it waits until there is as much of it as is kept: to sort costs more than to look.
+    """
 
     def __init__(self, n_queries: int, k: int, *, largest: bool, device: torch.device | str) -> None:
         self.k, self.largest = k, largest
+        self.weakest = -torch.inf if largest else torch.inf
         self.scores = torch.empty(n_queries, 0, device=device)
         self.ids = torch.empty(n_queries, 0, dtype=torch.long, device=device)
+        self.last = torch.full(
+            (n_queries, 1), self.weakest, device=device
+        )  # nothing behind it belongs to the end
+        self.waiting: list[tuple[Tensor, Tensor, Tensor]] = []  # rows, scores and ids, each [m]
 
     def add(self, scores: Tensor, example_ids: Tensor) -> None:
         """Take scores [queries, n] of the examples [n]."""
-        full = self.scores.shape[1] == self.k
         if not self.k:
             return
-        if full:
-            last = self.scores[:, -1:]
-        elif scores.shape[1] > 4 * self.k:
-            last = scores.topk(self.k, dim=1, largest=self.largest).values[:, -1:]
-        else:
-            last = scores.new_full((1, 1), -torch.inf if self.largest else torch.inf)
-        rows, scores, ids = self._contenders(scores, example_ids, last)
-        if full:  # few queries still change
-            self.scores[rows], self.ids[rows] = self._merged(self.scores[rows], self.ids[rows], scores, ids)
-        else:
-            self.scores, self.ids = self._merged(self.scores, self.ids, scores, ids)
+        if not self.waiting and not self.scores.shape[1] and scores.shape[1] > 4 * self.k:
+            self.last = scores.topk(self.k, dim=1, largest=self.largest).values[:, -1:]
+        row, column = torch.where(scores >= self.last if self.largest else scores <= self.last)
+        self.waiting.append((row, scores[row, column], example_ids[column]))
+        if sum(len(rows) for rows, _, _ in self.waiting) > self.k * len(scores):
+            self.settle()
+
+    def settle(self) -> None:
+        """Put what waits where it belongs: `scores` and `ids` [queries, kept] are then those of all that was taken."""
+        if not self.waiting:
+            return
+        row, scores, ids = (torch.cat(part) for part in zip(*self.waiting, strict=True))
+        self.waiting = []
+        self._keep(*self._padded(row, scores, ids))
 
     def merge(self, other: TopK) -> None:
         """Take what another part of the stream kept."""
-        self.scores, self.ids = self._merged(self.scores, self.ids, other.scores, other.ids)
+        self.settle()
+        other.settle()
+        self._keep(other.scores, other.ids)
 
-    def _contenders(self, scores: Tensor, example_ids: Tensor, last: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Gather what is not behind `last` [queries, 1]: the queries [r] that have any, scores and ids [r, m].
-
-        Rows are filled up with the weakest score.
-        """
-        row, column = torch.where(scores >= last if self.largest else scores <= last)
-        counts = row.bincount(minlength=len(scores))
-        rows = counts.nonzero().squeeze(1)
+    def _padded(self, row: Tensor, scores: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Return scores and ids [m] by their rows: [queries, most of a row], filled up with the weakest score."""
+        order = row.argsort(stable=True)
+        row, scores, ids = row[order], scores[order], ids[order]
+        counts = row.bincount(minlength=len(self.last))
         place = torch.arange(len(row), device=row.device) - (counts.cumsum(0) - counts)[row]
-        to = (counts > 0).cumsum(0)[row] - 1
-        shape = len(rows), int(counts.max())
-        found = scores.new_full(shape, -torch.inf if self.largest else torch.inf)
-        ids = example_ids.new_full(shape, torch.iinfo(torch.int64).max)
-        found[to, place], ids[to, place] = scores[row, column], example_ids[column]
-        return rows, found, ids
+        shape = len(counts), int(counts.max())
+        in_rows = scores.new_full(shape, self.weakest), ids.new_full(shape, torch.iinfo(torch.int64).max)
+        in_rows[0][row, place], in_rows[1][row, place] = scores, ids
+        return in_rows
 
-    def _merged(self, scores: Tensor, ids: Tensor, more: Tensor, more_ids: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the k strongest of both: scores and ids [rows, k]."""
-        scores, ids = torch.cat([scores, more], dim=1), torch.cat([ids, more_ids], dim=1)
+    def _keep(self, more: Tensor, more_ids: Tensor) -> None:
+        """Keep the k strongest of what is kept and of more: scores and ids [queries, m]."""
+        scores, ids = torch.cat([self.scores, more], dim=1), torch.cat([self.ids, more_ids], dim=1)
         # Sorted by id first: sort is stable, and equal scores then come in order of id. The weak end is the
         # mirror of one order, so that a pair never stands at both.
         by_id = ids.argsort(dim=1, stable=True, descending=not self.largest)
         scores, ids = scores.gather(1, by_id), ids.gather(1, by_id)
         order = scores.argsort(dim=1, descending=self.largest, stable=True)[:, : self.k]
-        return scores.gather(1, order), ids.gather(1, order)
+        self.scores, self.ids = scores.gather(1, order), ids.gather(1, order)
+        if self.scores.shape[1] == self.k:
+            self.last = self.scores[:, -1:]
 
 
 class Ends:
@@ -142,6 +151,8 @@ class Ends:
 
     def ranked(self) -> Ranked:
         """Return the pairs; a pair that is at both ends is a proponent."""
+        self.best.settle()
+        self.worst.settle()
         parts: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
         n_best = self.best.ids.shape[1]
         n_worst = min(self.worst.ids.shape[1], max(0, self.total - n_best))

@@ -2,9 +2,15 @@
 
 A block of a code is a direction on a grid of small integers. Its inner products with all queries are one
 product of integers; what the block weighs in its example's score is one number, which comes after. So nothing is
-decoded, whitened or normalised on the examples' side but these numbers. A query is split into two int8 parts,
-16 bits together: with a curvature's inverse on its side, 8 would not be enough. For a few queries, bytes of 8 or
-16 entries are not even spread into integers: their products are looked up.
+decoded, whitened or normalised on the examples' side but these numbers.
+
+How finely a query is rounded, block by block:
+
+    8 bits     no curvature on its side, and codes of at most `COARSE` bits, which lose far more themselves:
+               an entry is off by at most 1/254 of the largest of its block
+    16 bits    a curvature's inverse on its side, or a finer code: by at most 1/64,516, for twice the work
+    float32    up to `FEW` queries against bytes of 16 entries, which are not even spread into integers: their products
+               are looked up; and wherever integers are no faster
 """
 
 from __future__ import annotations
@@ -17,16 +23,16 @@ from torch import Tensor
 from attrstore.vectors import codes
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from attrstore.vectors.encoders import Encoder
     from attrstore.vectors.scan import Chunk
 
 TINY = 1e-30
-UNIT = 1 / (254 * 127)
+COARSE = 4  # bits of an entry of a code; at 8, queries of 8 bits as well lose some of the exact order
+STRIP = 256  # rows of a matrix at a time
 FEW = 8  # queries for which to look products up is faster than to multiply
 LOOKED_UP = 2**19  # bytes of codes at a time: they and their tables stay in the processor's second cache
-PIECE = 512  # dimensions whose products surely fit: 127 * 127 * (254 + 1) * 512 < 2^31
 
 
 class Products(Protocol):
@@ -38,14 +44,18 @@ class Products(Protocol):
         """Take a chunk; what follows is about it."""
 
     def lengths(self, matrices: Sequence[Tensor] | None) -> Tensor:
-        """Return each block's length after its matrix, or as it is: [n, B], in `units`."""
+        """Return each block's length times its matrix, or as it is: [n, B], in `units`."""
 
     def scores(self, weights: Tensor) -> Tensor:
         """Return [q, n]: the blocks' products times their weights [n, B], summed."""
 
 
-def prepare(encoder: Encoder, queries: Tensor) -> Products:
-    """Make the fastest products that this device has for queries [q, D]."""
+def prepare(encoder: Encoder, queries: Tensor, *, curved: bool) -> Products:
+    """Make the fastest products that this device has for queries [q, D].
+
+    Args:
+        curved: a curvature's inverse is in the queries.
+    """
     integers = (
         queries.device.type == "cpu"
         and codes.CODES[encoder.code].bits <= 8
@@ -54,7 +64,10 @@ def prepare(encoder: Encoder, queries: Tensor) -> Products:
     if not integers:
         return FloatProducts(encoder, queries)
     few = len(queries) <= FEW and LookedUpProducts.possible(encoder)
-    return LookedUpProducts(encoder, queries) if few else IntegerProducts(encoder, queries)
+    if few:
+        return LookedUpProducts(encoder, queries)
+    fine = curved or codes.CODES[encoder.code].bits > COARSE
+    return IntegerProducts(encoder, queries, Sixteen if fine else Eight)
 
 
 class FloatProducts:
@@ -106,7 +119,7 @@ class GridLengths:
             self.of_signs = squares.sqrt() * self.grid.entries()[0, 0].abs()
         self.code = torch.empty(0)
         self.rows: Tensor | None = None
-        self.matrices: list[tuple[Sixteen, float]] = []
+        self.matrices: list[tuple[list[tuple[Sixteen, float, int]], float]] = []
 
     def load(self, chunk: Chunk) -> None:
         """See `Products`; the codes are spread into integers when these are asked for."""
@@ -116,16 +129,22 @@ class GridLengths:
         """See `Products`; the matrices are those of the first call."""
         if matrices is not None and not self.matrices:
             peaks = [float(matrix.abs().max().clamp(min=TINY)) for matrix in matrices]
-            self.matrices = [(Sixteen(m / peak), peak) for m, peak in zip(matrices, peaks, strict=True)]
+            self.matrices = [
+                (list(_strips(m.T / peak)), peak) for m, peak in zip(matrices, peaks, strict=True)
+            ]
         if matrices is None and self.of_signs is not None:
             return self.of_signs.expand(len(self.code), -1)
         out = torch.empty(len(self.code), len(self.blocks))
         for i in range(len(self.blocks)):
             if matrices is None:
                 out[:, i] = torch.linalg.vector_norm(self.integers(i).float(), dim=1)
-            else:
-                matrix, peak = self.matrices[i]
-                out[:, i] = torch.linalg.vector_norm(matrix.times(self.integers(i)), dim=0) * (peak * UNIT)
+                continue
+            strips, peak = self.matrices[i]
+            squares = torch.zeros(len(self.code))
+            for rows, scale, width in strips:
+                products = rows.times(self.integers(i)[:, :width]).mul_(scale)
+                squares += products.square_().sum(dim=0)
+            out[:, i] = squares.sqrt_().mul_(peak)
         return out
 
     def integers(self, i: int) -> Tensor:
@@ -136,27 +155,35 @@ class GridLengths:
         return self.rows[:, block.offset : block.offset + block.length]
 
 
-class IntegerProducts(GridLengths):
-    """Products of the integers that codes are, with queries of 16 bits; float32 from block to block."""
+def _strips(matrix: Tensor) -> Iterator[tuple[Sixteen, float, int]]:
+    """Cut a matrix [d, d] into strips of rows: their numbers up to a width, the scale of these, and that width.
 
-    def __init__(self, encoder: Encoder, queries: Tensor) -> None:
+    To the right of the width there are zeros: nearly half of a triangular matrix.
+    """
+    for strip in matrix.split(STRIP):
+        there = strip.any(dim=0).nonzero()
+        if len(there):
+            width = int(there[-1]) + 1
+            peak = float(strip.abs().max().clamp(min=TINY))
+            yield Sixteen(strip[:, :width] / peak), peak * Sixteen.unit, width
+
+
+class IntegerProducts(GridLengths):
+    """Products of the integers that codes are, with rounded queries; float32 from block to block."""
+
+    def __init__(self, encoder: Encoder, queries: Tensor, rounded: Callable[[Tensor], Rounded]) -> None:
         super().__init__(encoder)
         parts = [queries[:, b.offset : b.offset + b.length] for b in self.blocks]
-        peaks = torch.stack([part.abs().amax(dim=1) for part in parts])  # [B, q]
-        # One factor for each block, which joins the block's weight, and one for each query, at the end.
-        self.of_block = peaks.amax(dim=1).clamp(min=TINY)
-        self.of_query = (peaks / self.of_block.unsqueeze(1)).amax(dim=0).clamp(min=TINY).unsqueeze(1)
-        self.queries = [
-            Sixteen(part / self.of_query / scale) for part, scale in zip(parts, self.of_block, strict=True)
-        ]
+        self.peaks = [part.abs().amax(dim=1, keepdim=True).clamp(min=TINY) for part in parts]  # [q, 1]
+        self.queries = [rounded(part / peak) for part, peak in zip(parts, self.peaks, strict=True)]
 
     def scores(self, weights: Tensor) -> Tensor:
         """See `Products`."""
-        total = torch.zeros(len(self.of_query), len(self.code))
-        scale = (weights * self.of_block * UNIT).T.contiguous()
-        for i, queries in enumerate(self.queries):
-            total.addcmul_(queries.times(self.integers(i)), scale[i])
-        return total.mul_(self.of_query)
+        total = torch.zeros(len(self.peaks[0]), len(self.code))
+        for i, (queries, peak) in enumerate(zip(self.queries, self.peaks, strict=True)):
+            products = queries.times(self.integers(i)).mul_(peak * queries.unit)
+            total.addcmul_(products, weights[:, i].contiguous())
+        return total
 
 
 class LookedUpProducts(GridLengths):
@@ -197,21 +224,49 @@ class LookedUpProducts(GridLengths):
         return scaled.sum(dim=1)
 
 
-class Sixteen:
-    """Rows [k, d] of numbers in [-1, 1], each as two int8: (254 high + low) `UNIT`s."""
+class Rounded:
+    """Rows [k, d] of numbers in [-1, 1] as multiples of a `unit`, at most half of one off."""
+
+    unit: float
+    piece: int  # dimensions whose products surely fit into 32 bits
+    parts: Tensor  # int8 [parts of each number * k, d]
+
+    def times(self, columns: Tensor) -> Tensor:
+        """Return the products with integers int8 [n, d], in `unit`s: float32 [k, n]."""
+        total: Tensor | None = None
+        pieces = self.parts.split(self.piece, dim=1), columns.split(self.piece, dim=1)
+        for left, right in zip(*pieces, strict=True):
+            product = self._whole(torch._int_mm(left, right.T)).float()
+            total = product if total is None else total.add_(product)
+        assert total is not None
+        return total
+
+    def _whole(self, products: Tensor) -> Tensor:
+        """Put the products of the parts together: int32 [k, n]."""
+        return products
+
+
+class Eight(Rounded):
+    """One part."""
+
+    unit = 1 / 127
+    piece = 2**17  # 127 * 127 * 2^17 < 2^31
+
+    def __init__(self, rows: Tensor) -> None:
+        self.parts = (rows * 127).round().to(torch.int8)
+
+
+class Sixteen(Rounded):
+    """Two parts: 254 high + low."""
+
+    unit = 1 / (254 * 127)
+    piece = 512  # 127 * 127 * (254 + 1) * 512 < 2^31
 
     def __init__(self, rows: Tensor) -> None:
         high = (rows * 127).round()
         low = ((rows * 127 - high) * 254).round()
         self.parts = torch.cat([high, low]).to(torch.int8)
 
-    def times(self, columns: Tensor) -> Tensor:
-        """Return the products with integers [n, d], in `UNIT`s: float32 [k, n]."""
-        k = len(self.parts) // 2
-        total: Tensor | None = None
-        for left, right in zip(self.parts.split(PIECE, dim=1), columns.split(PIECE, dim=1), strict=True):
-            both = torch._int_mm(left, right.T)
-            product = both[k:].add_(both[:k], alpha=254).float()
-            total = product if total is None else total.add_(product)
-        assert total is not None
-        return total
+    def _whole(self, products: Tensor) -> Tensor:
+        k = len(products) // 2
+        return products[k:].add_(products[:k], alpha=254)
