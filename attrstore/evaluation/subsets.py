@@ -1,7 +1,8 @@
 """Choose subsets of the corpus to train on again: seeded halves for LDS, and the corpus without a query's proponents.
 
 LDS, the linear datamodelling score (Park et al. 2023, TRAK, arXiv 2303.14186, section 2; datamodels: Ilyas et al.
-2022, arXiv 2202.00622), asks how well a scoring predicts what models trained on random subsets do.
+2022, arXiv 2202.00622), asks how well a scoring predicts what models trained on random subsets do. QLD, the query loss
+difference (bergson's leaderboard), asks how much the loss rises without the strongest share of the corpus.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from typing import TYPE_CHECKING, Unpack
 
 from attrstore.chosen import no_scoring, scoring_names
 from attrstore.errors import InputError, MismatchError, flag
-from attrstore.evaluation.options import HALVES, LEFT_OUT, SubsetOptions
+from attrstore.evaluation.options import HALVES, LEFT_OUT, QLD, SubsetOptions
+from attrstore.evaluation.report import require_key
 from attrstore.runs import recorded, writes
 
 if TYPE_CHECKING:
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
 
     from attrstore.evaluation.options import SubsetFields
     from attrstore.store import Store
+
+
+RANDOM = "random"  # what reports call the examples left out at random
 
 
 @dataclass(frozen=True)
@@ -48,9 +53,9 @@ def make(store: Store, options: SubsetOptions | None = None, **fields: Unpack[Su
             fraction=asked.fraction or HALVES.fraction, seed=asked.seed, replace=asked.replace,
         )  # fmt: skip
     return make_leave_out(
-        store, scorings=asked.scorings, name=asked.name or LEFT_OUT.name, top=asked.top or LEFT_OUT.top,
-        queries=asked.queries or LEFT_OUT.queries, count=asked.count or LEFT_OUT.count, seed=asked.seed,
-        replace=asked.replace,
+        store, scorings=asked.scorings, name=asked.name or (LEFT_OUT.name if asked.share is None else QLD),
+        top=asked.top or LEFT_OUT.top, share=asked.share, by=asked.by, queries=asked.queries or LEFT_OUT.queries,
+        count=asked.count or LEFT_OUT.count, seed=asked.seed, replace=asked.replace,
     )  # fmt: skip
 
 
@@ -101,46 +106,65 @@ def make_leave_out(
     scorings: Sequence[str],
     name: str = LEFT_OUT.name,
     top: int = LEFT_OUT.top,
+    share: float | None = None,
+    by: str | None = None,
     queries: int = LEFT_OUT.queries,
     count: int = LEFT_OUT.count,
     seed: int = 0,
     replace: bool = False,
 ) -> Made:
-    """Write the subsets of leave-k-out: the corpus whole, `count` times without `top` examples chosen at random, and
-    without the `top` strongest proponents of each query under each scoring.
+    """Write the subsets of leave-k-out and QLD: the corpus whole, `count` times without k examples chosen at random,
+    and without the k strongest proponents of each query under each scoring.
+
+    The order is that of the ranks, in which equal scores stand in the order of the corpus: exactly k are left out.
 
     Args:
         scorings: names.
-        queries: the first so many, by query_id.
+        top: k.
+        share: of the corpus, above 0 and below 1, in place of `top`: k is the nearest whole number, and at least 1.
+        by: a key of the queries' metadata: without the k strongest proponents of each group of queries with one value
+            instead, by the sum of the scores over all queries of the group.
+        queries: the first so many, by query_id; of all where `by` is given.
         replace: drop a set of that name first, with its losses.
 
     Raises:
-        InputError: no such scoring, one that ranks fewer than `top` for a query, or a set of that name.
+        InputError: no such scoring, one that ranks fewer than k for a query or lacks a score that a sum needs, or a
+            set of that name.
+        MismatchError: a scoring is not of the corpus, queries and labels that there are now.
     """
-    for option, number in (
-        (flag("leave_out", "top"), top),
-        (flag("queries"), queries),
-        (flag("count"), count),
-    ):
-        if number < 1:
-            raise InputError(f"{option} {number}: must be at least 1")
-    known = scoring_names(store)
-    for scoring in scorings:
-        if scoring not in known:
-            raise no_scoring(scoring, known)
     n = _n_examples(store)
+    if share is not None:
+        if not 0 < share < 1:
+            raise InputError(f"{flag('share')} {share:g}: must be above 0 and below 1")
+        top = max(1, round(share * n))
+    option = flag("leave_out", "top") if share is None else flag("share")
+    given = top if share is None else share
+    for number_of, number in ((option, top), (flag("queries"), queries), (flag("count"), count)):
+        if number < 1:
+            raise InputError(f"{number_of} {number}: must be at least 1")
     if top >= n:
-        raise InputError(f"{flag('leave_out', 'top')} {top}: there are {n:,} examples")
-    parameters = {"scorings": list(scorings), "top": top, "queries": queries, "count": count, "seed": seed}
+        raise InputError(f"{option} {given:g}: leaves none of {n:,} examples. Leave out fewer.")
+    _refuse_scorings(store, scorings)
+    if by is not None:
+        require_key(store, by, examples=False)
+    parameters = {
+        "scorings": list(scorings), "top": top, "share": share, "by": by, "queries": None if by else queries,
+        "count": count, "seed": seed,
+    }  # fmt: skip
     with _written(store, name, replace, **parameters):
         key = {"set": name, "seed": seed}
         store.named("subsets", "insert", {**key, "kind": "full", "first": 1, "count": 1})
         store.named("subsets", "insert", {**key, "kind": "random", "first": 2, "count": count})
         store.named("subsets", "leave_out_at_random", {"set": name, "kind": "random", "n": top})
-        asked = {"scorings": list(scorings), "queries": queries}
-        store.named("subsets", "insert_proponents", {**key, **asked, "first": 2 + count})
-        store.named("subsets", "leave_out_proponents", {"set": name, "n": top})
-        _refuse_short(store, name, top)
+        asked = {**key, "scorings": list(scorings), "first": 2 + count}
+        if by is None:
+            store.named("subsets", "insert_proponents", {**asked, "queries": queries})
+            store.named("subsets", "leave_out_proponents", {"set": name, "n": top})
+        else:
+            store.named("subsets", "insert_groups", {**asked, "by": by})
+            _refuse_cut(store, name, by, n)
+            store.named("subsets", "leave_out_of_groups", {"set": name, "n": top})
+        _refuse_short(store, name, f"{option} {given:g}", top, by)
     made = store.value("SELECT count(*) FROM subsets WHERE subset_set = $set", {"set": name})
     return Made(name, int(made), top, n)
 
@@ -185,14 +209,39 @@ def _n_examples(store: Store) -> int:
     return n
 
 
-def _refuse_short(store: Store, name: str, top: int) -> None:
+def _refuse_scorings(store: Store, scorings: Sequence[str]) -> None:
+    """Refuse names that no scoring has, and scorings of another corpus: training costs too much for either."""
+    known = scoring_names(store)
+    for scoring in scorings:
+        if scoring not in known:
+            raise no_scoring(scoring, known)
+        if scoring == RANDOM:
+            raise InputError(
+                f"{flag('scoring', 'scorings')} {RANDOM}: reports call the examples so that are left out at random. "
+                f"Give it another name: attrstore rename {store.path} scoring {RANDOM} NAME"
+            )
+    for scoring, reasons in store.named("subsets", "stale", {"scorings": list(scorings)}).fetchall():
+        raise MismatchError(
+            f"{flag('scoring', 'scorings')} {scoring}: stale: {reasons}. Score again first: attrstore score "
+            f"{store.path}, or attrstore trace {store.path}"
+        )
+
+
+def _refuse_cut(store: Store, name: str, by: str, n_examples: int) -> None:
+    for scoring, query in store.named("subsets", "cut", {"set": name}).fetchall():
+        raise InputError(
+            f"{flag('by')} {by}: sums need the score of every example, and {scoring} lacks some for query {query!r}. "
+            f"Score again with {flag('top_k')} {n_examples} and without {flag('where')} and {flag('queries')}."
+        )
+
+
+def _refuse_short(store: Store, name: str, option: str, top: int, by: str | None) -> None:
     found = store.named("subsets", "shortest", {"set": name}).fetchall()
     if not found:
         raise InputError(f"{store.path}: no queries yet. First: attrstore ingest queries {store.path} FILE")
-    scoring, query, n = found[0]
+    scoring, of, n = found[0]
     if n < top:
         raise InputError(
-            f"{flag('leave_out', 'top')} {top}: {scoring} ranks only {n} examples for query "
-            f"{query!r}. Leave out fewer, or score "
-            f"again with a larger {flag('top_k')}."
+            f"{option}: {top:,} examples, and {scoring} ranks only {n} examples for {by or 'query'} {of!r}. Leave out "
+            f"fewer, or score again with a larger {flag('top_k')}."
         )
