@@ -73,10 +73,12 @@ def retrain_command(folder: Path, subsets: str, seeds: int, steps: int | None, o
     with counted("models trained") as progress:
         done = retrain(folder, subsets=subsets, seeds=seeds, steps=steps, progress=progress)
     say(f"{subsets}: {done.models:,} models trained.", err=True)
+    notes: dict[str, None] = {}  # each once, in order
     with attrstore.open(done.store) as store:
         for table in (tabulate(store, lds=True), tabulate(store, leave_out=True), tabulate(store, qld=True)):
             rows = [row[1:] for row in table.rows if row[0] == subsets]
             if rows:
                 show(table.columns[1:], rows, output_format)
-                for note in table.notes:
-                    say(note, err=True)
+                notes |= dict.fromkeys(table.notes)
+    for note in notes:
+        say(note, err=True)
