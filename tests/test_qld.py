@@ -164,13 +164,14 @@ def test_qld_is_there_for_a_set_of_k_too(planted: Store) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"share": 0.0}, "share 0: must be above 0 and below 1"),
-        ({"share": 1.0}, "share 1: must be above 0 and below 1"),
+        ({"share": 0.0}, "share 0: must be above 0"),
+        ({"share": 1.0}, "share 1: must be below 1"),
         ({"share": 0.99}, "share 0.99: leaves none of 20 examples"),
         ({"share": 0.1, "by": "colour"}, "no query has 'colour' in its metadata. Keys there: relation"),
         ({"share": 0.1, "by": "relation", "scorings": ["cut"]}, "cut lacks some for query 'q-0'.*again with top_k 20"),
         ({"share": 0.1, "by": "relation", "scorings": ["one"]}, "one lacks some for query 'q-1'"),
         ({"share": 0.3, "scorings": ["cut"]}, "share 0.3: 6 examples, and cut ranks only 5 examples for query 'q-0'"),
+        ({"scorings": []}, "scorings: none given. Name at least one"),
         ({"share": 0.1, "scorings": ["random"]}, "random: reports call the examples so .*attrstore rename"),
     ],
 )  # fmt: skip

@@ -89,6 +89,20 @@ class SubsetOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What a report is of; at most one of these, and `intervals` with `class_column`."""
+
+    by: str | None = None
+    class_column: str | None = None
+    intervals: bool = False
+    against: str | None = None
+    kinds: bool = False
+    lds: bool = False
+    leave_out: bool = False
+    qld: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class DiagnoseOptions(Placed):
     """Which inverse-Hessian products are measured."""
 
@@ -133,6 +147,19 @@ class SubsetFields(TypedDict, total=False):
     queries: int | None
     seed: int
     replace: bool
+
+
+class ReportFields(TypedDict, total=False):
+    """Fields of `Asked`."""
+
+    by: str | None
+    class_column: str | None
+    intervals: bool
+    against: str | None
+    kinds: bool
+    lds: bool
+    leave_out: bool
+    qld: bool
 
 
 class DiagnoseFields(TypedDict, total=False):

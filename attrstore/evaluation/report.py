@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from attrstore import html
 from attrstore.chosen import no_scoring, scoring_names
 from attrstore.errors import InputError, flag
+from attrstore.evaluation.options import Asked
 
 if TYPE_CHECKING:
     import polars
 
+    from attrstore.evaluation.options import ReportFields
     from attrstore.store import Store
 
 _TEXT = (
@@ -46,35 +48,14 @@ class Report:
         return html.table(self.columns, self.rows) + html.lines(self.notes)
 
 
-def report(
-    store: Store,
-    *,
-    by: str | None = None,
-    class_column: str | None = None,
-    intervals: bool = False,
-    against: str | None = None,
-    kinds: bool = False,
-    lds: bool = False,
-    leave_out: bool = False,
-    qld: bool = False,
-) -> polars.DataFrame:
+def report(store: Store, **fields: Unpack[ReportFields]) -> polars.DataFrame:
     """Return `tabulate` as a polars frame.
 
     Example: `report(store).sort("mrr", descending=True)`
     """
     import polars as pl
 
-    table = tabulate(
-        store,
-        by=by,
-        class_column=class_column,
-        intervals=intervals,
-        against=against,
-        kinds=kinds,
-        lds=lds,
-        leave_out=leave_out,
-        qld=qld,
-    )
+    table = tabulate(store, **fields)
     schema: dict[str, type[polars.DataType]] = {
         column: (
             pl.String if column in _TEXT
@@ -87,18 +68,7 @@ def report(
     return pl.DataFrame(table.rows, schema=schema, orient="row")
 
 
-def tabulate(
-    store: Store,
-    *,
-    by: str | None = None,
-    class_column: str | None = None,
-    intervals: bool = False,
-    against: str | None = None,
-    kinds: bool = False,
-    lds: bool = False,
-    leave_out: bool = False,
-    qld: bool = False,
-) -> Report:
+def tabulate(store: Store, **fields: Unpack[ReportFields]) -> Report:
     """Return one row per scoring: the columns of the view `method_report`.
 
     Args:
@@ -119,14 +89,15 @@ def tabulate(
     Raises:
         InputError: more than one was asked for, or nothing has such a key.
     """
+    asked = Asked(**fields)
     instead = (
-        by is not None,
-        class_column is not None or intervals,
-        against is not None,
-        kinds,
-        lds,
-        leave_out,
-        qld,
+        asked.by is not None,
+        asked.class_column is not None or asked.intervals,
+        asked.against is not None,
+        asked.kinds,
+        asked.lds,
+        asked.leave_out,
+        asked.qld,
     )
     if sum(instead) > 1:
         raise InputError(
@@ -134,31 +105,31 @@ def tabulate(
             f"{flag('kinds')}, {flag('lds')}, {flag('leave_out', 'top')} and {flag('qld')} cannot be combined. Ask "
             "for one at a time."
         )
-    if class_column is not None:
-        require_key(store, class_column, examples=True)
-        found = _classes(store, class_column, intervals=intervals)
-    elif intervals:
+    if asked.class_column is not None:
+        require_key(store, asked.class_column, examples=True)
+        found = _classes(store, asked.class_column, intervals=asked.intervals)
+    elif asked.intervals:
         found = _fetch(store, "intervals")
-    elif against is not None:
-        found = _differences(store, against)
-    elif by is not None:
-        require_key(store, by, examples=False)
-        found = _fetch(store, "by", {"key": by})
-    elif kinds:
+    elif asked.against is not None:
+        found = _differences(store, asked.against)
+    elif asked.by is not None:
+        require_key(store, asked.by, examples=False)
+        found = _fetch(store, "by", {"key": asked.by})
+    elif asked.kinds:
         for key in ("subject", "object"):
             require_key(store, key, examples=False)
         found = _fetch(store, "kinds")
-    elif lds:
+    elif asked.lds:
         found = _lds(store)
-    elif leave_out:
+    elif asked.leave_out:
         found = _fetch(store, "leave_out")
         notes = _remade(store) if found.rows else (_NO_LOSSES.format(path=store.path),)
         found = replace(found, notes=notes)
-    elif qld:
+    elif asked.qld:
         found = _qld(store)
     else:
         found = _methods(store)
-    tail_patch = "tail_patch_logprob" in found.columns or intervals
+    tail_patch = "tail_patch_logprob" in found.columns or asked.intervals
     return replace(
         found, notes=(*found.notes, *standing(store), *(_tail_patched(store) if tail_patch else ()))
     )

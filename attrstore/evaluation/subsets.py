@@ -52,11 +52,7 @@ def make(store: Store, options: SubsetOptions | None = None, **fields: Unpack[Su
             store, name=asked.name or HALVES.name, count=asked.count or HALVES.count,
             fraction=asked.fraction or HALVES.fraction, seed=asked.seed, replace=asked.replace,
         )  # fmt: skip
-    return make_leave_out(
-        store, scorings=asked.scorings, name=asked.name or (LEFT_OUT.name if asked.share is None else QLD),
-        top=asked.top or LEFT_OUT.top, share=asked.share, by=asked.by, queries=asked.queries or LEFT_OUT.queries,
-        count=asked.count or LEFT_OUT.count, seed=asked.seed, replace=asked.replace,
-    )  # fmt: skip
+    return make_leave_out(store, asked)
 
 
 @writes
@@ -101,17 +97,7 @@ def make_subsets(
 
 @writes
 def make_leave_out(
-    store: Store,
-    *,
-    scorings: Sequence[str],
-    name: str = LEFT_OUT.name,
-    top: int = LEFT_OUT.top,
-    share: float | None = None,
-    by: str | None = None,
-    queries: int = LEFT_OUT.queries,
-    count: int = LEFT_OUT.count,
-    seed: int = 0,
-    replace: bool = False,
+    store: Store, options: SubsetOptions | None = None, **fields: Unpack[SubsetFields]
 ) -> Made:
     """Write the subsets of leave-k-out and QLD: the corpus whole, `count` times without k examples chosen at random,
     and without the k strongest proponents of each query under each scoring.
@@ -119,52 +105,48 @@ def make_leave_out(
     The order is that of the ranks, in which equal scores stand in the order of the corpus: exactly k are left out.
 
     Args:
-        scorings: names.
-        top: k.
-        share: of the corpus, above 0 and below 1, in place of `top`: k is the nearest whole number, and at least 1.
-        by: a key of the queries' metadata: without the k strongest proponents of each group of queries with one value
-            instead, by the sum of the scores over all queries of the group.
-        queries: the first so many, by query_id; of all where `by` is given.
-        replace: drop a set of that name first, with its losses.
+        options: `scorings`, names, and which of their proponents: k is `top`, or the whole number nearest to `share`
+            of the corpus, and at least 1. Of the first `queries`, by query_id; or, where `by` is given, of each group
+            of queries with one value of that key of their metadata, by the sum of the scores over all of them.
+        fields: of the options that are to be otherwise: `scorings=["bm25"], share=0.01`.
 
     Raises:
         InputError: no such scoring, one that ranks fewer than k for a query or lacks a score that a sum needs, or a
             set of that name.
         MismatchError: a scoring is not of the corpus, queries and labels that there are now.
     """
+    asked = dataclasses.replace(options or SubsetOptions(), **fields)
+    name = asked.name or (LEFT_OUT.name if asked.share is None else QLD)
+    queries, count = asked.queries or LEFT_OUT.queries, asked.count or LEFT_OUT.count
     n = _n_examples(store)
-    if share is not None:
-        if not 0 < share < 1:
-            raise InputError(f"{flag('share')} {share:g}: must be above 0 and below 1")
-        top = max(1, round(share * n))
-    option = flag("leave_out", "top") if share is None else flag("share")
-    given = top if share is None else share
-    for number_of, number in ((option, top), (flag("queries"), queries), (flag("count"), count)):
-        if number < 1:
-            raise InputError(f"{number_of} {number}: must be at least 1")
+    if asked.share is None:
+        top = asked.top or LEFT_OUT.top
+        given = f"{flag('leave_out', 'top')} {top}"
+    else:
+        top = max(1, round(asked.share * n))
+        given = f"{flag('share')} {asked.share:g}"
     if top >= n:
-        raise InputError(f"{option} {given:g}: leaves none of {n:,} examples. Leave out fewer.")
-    _refuse_scorings(store, scorings)
-    if by is not None:
-        require_key(store, by, examples=False)
-    parameters = {
-        "scorings": list(scorings), "top": top, "share": share, "by": by, "queries": None if by else queries,
-        "count": count, "seed": seed,
-    }  # fmt: skip
-    with _written(store, name, replace, **parameters):
-        key = {"set": name, "seed": seed}
+        raise InputError(f"{given}: leaves none of {n:,} examples. Leave out fewer.")
+    _refuse_scorings(store, asked.scorings)
+    if asked.by is not None:
+        require_key(store, asked.by, examples=False)
+    scorings = list(asked.scorings)
+    parameters = {"scorings": scorings, "top": top, "count": count, "seed": asked.seed}
+    of = {"queries": queries} if asked.by is None else {"by": asked.by}
+    with _written(store, name, asked.replace, **parameters, share=asked.share, **of):
+        key = {"set": name, "seed": asked.seed}
         store.named("subsets", "insert", {**key, "kind": "full", "first": 1, "count": 1})
         store.named("subsets", "insert", {**key, "kind": "random", "first": 2, "count": count})
         store.named("subsets", "leave_out_at_random", {"set": name, "kind": "random", "n": top})
-        asked = {**key, "scorings": list(scorings), "first": 2 + count}
-        if by is None:
-            store.named("subsets", "insert_proponents", {**asked, "queries": queries})
+        whose = {**key, **of, "scorings": scorings, "first": 2 + count}
+        if asked.by is None:
+            store.named("subsets", "insert_proponents", whose)
             store.named("subsets", "leave_out_proponents", {"set": name, "n": top})
         else:
-            store.named("subsets", "insert_groups", {**asked, "by": by})
-            _refuse_cut(store, name, by, n)
+            store.named("subsets", "insert_groups", whose)
+            _refuse_cut(store, name, asked.by, n)
             store.named("subsets", "leave_out_of_groups", {"set": name, "n": top})
-        _refuse_short(store, name, f"{option} {given:g}", top, by)
+        _refuse_short(store, name, given, top, asked.by)
     made = store.value("SELECT count(*) FROM subsets WHERE subset_set = $set", {"set": name})
     return Made(name, int(made), top, n)
 
@@ -212,6 +194,10 @@ def _n_examples(store: Store) -> int:
 def _refuse_scorings(store: Store, scorings: Sequence[str]) -> None:
     """Refuse names that no scoring has, and scorings of another corpus: training costs too much for either."""
     known = scoring_names(store)
+    if not scorings:
+        raise InputError(
+            f"{flag('scoring', 'scorings')}: none given. Name at least one of {', '.join(known) or 'none yet'}."
+        )
     for scoring in scorings:
         if scoring not in known:
             raise no_scoring(scoring, known)
