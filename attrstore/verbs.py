@@ -421,7 +421,7 @@ class Verbs:
 
         Args:
             options, fields: `attrstore.evaluation.options.SubsetOptions`, or some of its fields: name, count, fraction,
-                ...; with `scorings`, the corpus without their strongest proponents.
+                ...; with `scorings`, the corpus without their strongest proponents: `top=10`, or for QLD `share=0.01`.
         """
         from attrstore.evaluation.subsets import make
 
@@ -451,11 +451,11 @@ class Verbs:
     # Reading
 
     def report(self, **options: Any) -> polars.DataFrame:
-        """Return one row a scoring: MRR, hit@10, recall@10, precision@1, MAP, tail-patch (nats), as a polars frame.
+        """Return one row a scoring: MRR, hit@10, recall@10 and @50, precision@1, MAP, tail-patch (nats), as a frame.
 
         Args:
             options: of `attrstore.evaluation.report.report`, one of: by, class_column, intervals, against,
-                kinds, lds, leave_out.
+                kinds, lds, leave_out, qld.
         """
         from attrstore.evaluation.report import report
 

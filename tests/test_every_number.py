@@ -81,6 +81,9 @@ def test_every_view_and_macro_with_a_mean_names_n_scoring_and_model(filled: Path
         "class_report",
         "alignment",
         "lds_report",
+        "qld_report",
+        "auprc_by",
+        "auprc_report",
     } <= means
     assert NO_MEAN.keys() <= described.keys()
 

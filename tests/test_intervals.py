@@ -66,6 +66,27 @@ def test_intervals_of_95_percent_cover_95_percent(worlds: Store) -> None:
     assert LOWEST < covered(worlds, report, "mrr", mrr) < HIGHEST
     classes = f"class_intervals('class', resamples := {RESAMPLES})"
     assert LOWEST < covered(worlds, classes, "accuracy", HIT) < HIGHEST
+    assert LOWEST < covered(worlds, report, "map", mrr) < HIGHEST  # of one labelled example they are the same
+    # 49 others before each: what was first is the fiftieth, and nothing else is among the first fifty.
+    worlds.execute("UPDATE scores SET rank = rank + 49 WHERE example_id = 0")
+    worlds.execute("UPDATE scorings SET n_examples = 100")
+    assert LOWEST < covered(worlds, report, "recall_at_50", HIT) < HIGHEST
+
+
+def test_intervals_of_auprc_over_tasks_cover_95_percent(worlds: Store) -> None:
+    worlds.execute("UPDATE queries SET metadata = json_object('task', external_id)")
+    worlds.execute(
+        "INSERT INTO scores SELECT scoring_id, query_id, 1, 2, 0.5 FROM scores WHERE rank = 1 AND example_id = 0"
+    )
+    worlds.execute(
+        "UPDATE scorings SET n_examples = 2"
+    )  # both are there: the labelled one is first or second
+    rows = worlds.rows(
+        f"SELECT tasks, low <= $truth AND $truth <= high FROM auprc_report('task', resamples := {RESAMPLES})",
+        {"truth": HIT + (1 - HIT) / 4},
+    )
+    assert [n for n, _ in rows] == [QUERIES] * WORLDS
+    assert LOWEST < sum(inside for _, inside in rows) / WORLDS < HIGHEST
 
 
 def test_the_bounds_are_quantiles_of_the_resampled_means(worlds: Store) -> None:

@@ -596,5 +596,10 @@ def test_retrain_prints_the_table_of_its_set(demo: Path) -> None:
     assert "leave-out: 3 models trained." in shown.stderr
     with attrstore.open(path) as store:
         left = store.rows("SELECT name, left_out, queries FROM leave_out_report() ORDER BY name")
+        store_random = -store.value("SELECT change FROM leave_out_report() WHERE name = 'random'")
     assert left == [("random", 2, 1), ("whole", 2, 1)]
     assert all(name in shown.stdout for name, _, _ in left)
+    with attrstore.open(path) as store:
+        ((rise, qld),) = store.rows("SELECT rise, qld FROM qld_report()")
+    assert qld == pytest.approx(rise - store_random, abs=1e-12)
+    assert all(f"{value:.4f}" in shown.stdout for value in (rise, qld))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterator
+from itertools import pairwise
 
 import ir_measures
 import pytest
@@ -15,8 +16,8 @@ from attrstore import Store
 from tests.scored import N_EXAMPLES, N_QUERIES, TOP_K, World, fill
 
 MEASURES = {
-    "reciprocal_rank": RR, "hit_at_10": Success @ 10, "recall_at_10": R @ 10, "precision_at_1": P @ 1,
-    "average_precision": AP,
+    "reciprocal_rank": RR, "hit_at_10": Success @ 10, "recall_at_10": R @ 10, "recall_at_50": R @ 50,
+    "precision_at_1": P @ 1, "average_precision": AP,
 }  # fmt: skip
 MEANS = {"reciprocal_rank": "mrr", "average_precision": "map"}
 
@@ -60,6 +61,31 @@ def test_metrics_are_those_of_ir_measures(scored: tuple[Store, World], name: str
         ir_measures.calc_aggregate([measure], judged(world), run(world, name))[measure]
     )
     assert mean == pytest.approx(statistics.fmean(wanted.values()))
+
+
+def curve(labelled: list[bool]) -> tuple[list[float], list[float]]:
+    """Precision and recall of each length of a ranking; before the first (1, 0), where scikit-learn begins."""
+    found = [sum(labelled[:n]) for n in range(1, len(labelled) + 1)]
+    return [1, *(m / n for n, m in enumerate(found, 1))], [0, *(m / found[-1] for m in found)]
+
+
+@pytest.mark.parametrize("name", ["cosine", "trackstar"])
+def test_areas_under_the_curve_of_precision_over_recall(scored: tuple[Store, World], name: str) -> None:
+    """In steps and in straight lines, point by point over the whole ranking, which the store has not."""
+    store, world = scored
+    steps = dict(store.rows("SELECT query, average_precision FROM query_report WHERE name = $n", {"n": name}))
+    apart = 0
+    for q, examples in world.labelled.items():
+        precision, recall = curve([e in examples for e in world.rankings[name][q]])
+        rises = [after - before for before, after in pairwise(recall)]
+        in_steps = sum(rise * p for rise, p in zip(rises, precision[1:], strict=True))
+        in_lines = sum(rise * (a + b) / 2 for rise, (a, b) in zip(rises, pairwise(precision), strict=True))
+        ranks = [place for place, e in enumerate(world.rankings[name][q], 1) if e in examples]
+        lines = store.value("SELECT auprc($ranks, len($ranks))", {"ranks": ranks})
+        assert steps[f"q{q}"] == pytest.approx(in_steps, abs=1e-12)
+        assert lines == pytest.approx(in_lines, abs=1e-12)
+        apart += abs(in_steps - in_lines) > 0.01
+    assert apart > 6  # two numbers, not one
 
 
 @pytest.mark.parametrize("k", [1, 3, 12, 60])

@@ -49,8 +49,8 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Path:
             for i, text in enumerate(tiny.sentences(20))
         ],
         "queries": [
-            {"id": "q-0", "prompt": "a b c", "target": " d"},
-            {"id": "q-1", "prompt": "e", "target": " f"},
+            {"id": "q-0", "prompt": "a b c", "target": " d", "relation": "r"},
+            {"id": "q-1", "prompt": "e", "target": " f", "relation": "r"},
         ],
         "labels": [{"query_id": "q-0", "example_id": "e-3", "label": 1}],
     }

@@ -27,6 +27,11 @@ def test_what_says_nothing_is_left_out(capsys: pytest.CaptureFixture[str]) -> No
     ]  # fmt: skip
 
 
+def test_a_metric_that_would_not_fit_is_left_to_the_formats(capsys: pytest.CaptureFixture[str]) -> None:
+    print_report([*COLUMNS[:-1], "recall_at_50"], [(*row[:-1], 0.5) for row in ROWS])
+    assert "recall" not in capsys.readouterr().out
+
+
 def test_intervals_are_one_row_a_scoring() -> None:
     columns = ["name", "method", "family", "model", "setting", "metric", "queries", "mean", "low", "high"]
     rows = [

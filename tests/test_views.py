@@ -30,7 +30,7 @@ from tests.scored import (
     fill,
 )
 
-METRICS = ["mrr", "hit_at_10", "recall_at_10", "precision_at_1", "map"]
+METRICS = ["mrr", "hit_at_10", "recall_at_10", "recall_at_50", "precision_at_1", "map"]
 COLUMNS = [
     "name", "method", "family", "encoder", "model", "queries", "labelled_queries", *METRICS,
     "tail_patch_queries", "tail_patch_logprob", "tail_patch_prob", "tail_patch_measured",
@@ -47,7 +47,7 @@ def places(world: World, name: str, q: int) -> list[int]:
 
 
 def expected(world: World, name: str, queries: list[int]) -> list[float]:
-    """The five metrics, the long way."""
+    """The six metrics, the long way."""
     metrics = []
     for q in queries:
         found, n = places(world, name, q), len(world.labelled[q])
@@ -57,6 +57,7 @@ def expected(world: World, name: str, queries: list[int]) -> list[float]:
                 1 / found[0] if found else 0,
                 float(any(p <= 10 for p in found)),
                 sum(p <= 10 for p in found) / n,
+                sum(p <= 50 for p in found) / n,
                 float(1 in found),
                 sum(precision) / n,
             )
@@ -87,12 +88,13 @@ def test_method_report_equals_a_second_computation(full: Store, world: World) ->
     assert set(rows) == set(world.rankings)
     for name, row in rows.items():
         assert row[1:4] == (name, "retrieval" if name == "bm25" else "influence", N_QUERIES)
-        assert row[4:9] == pytest.approx(expected(world, name, list(world.labelled)), abs=1e-12)
-    assert 0 < rows["bm25"][8] < 1
+        assert row[4:10] == pytest.approx(expected(world, name, list(world.labelled)), abs=1e-12)
+    assert 0 < rows["bm25"][9] < 1
+    assert rows["cosine"][6] < rows["cosine"][7] < 1
 
 
 def test_tail_patch_counts_only_queries_measured_whole(full: Store, world: World) -> None:
-    rows = {row[0]: row[9:] for row in full.rows(REPORT)}
+    rows = {row[0]: row[10:] for row in full.rows(REPORT)}
     means = [
         statistics.fmean(world.patches[q, e] for e in world.rankings["trackstar"][q][:10]) for q in PATCHED
     ]
@@ -107,7 +109,7 @@ def test_report_by_groups_queries(full: Store, world: World) -> None:
     for (name, value), row in rows.items():
         members = [q for q in world.labelled if f"r{q % 2}" == value]
         assert row[4] == N_QUERIES // 2
-        assert row[5:10] == pytest.approx(expected(world, name, members), abs=1e-12)
+        assert row[5:11] == pytest.approx(expected(world, name, members), abs=1e-12)
 
 
 def test_order_is_family_then_best_first(full: Store, world: World) -> None:
@@ -122,8 +124,8 @@ def test_scoring_without_labels_or_scores_has_a_row_of_nulls(store: Store) -> No
     add_scoring(store, "unlabelled", "influence", 5, 1)
     add_ranking(store, "unlabelled", 3, [4, 2, 9], set(), opponents=False)
     assert store.rows(REPORT) == [
-        ("empty", "empty", "influence", 0, *[None] * 7),
-        ("unlabelled", "unlabelled", "influence", 1, *[None] * 7),
+        ("empty", "empty", "influence", 0, *[None] * 8),
+        ("unlabelled", "unlabelled", "influence", 1, *[None] * 8),
     ]
 
 
@@ -137,10 +139,18 @@ def test_scoring_without_labels_or_scores_has_a_row_of_nulls(store: Store) -> No
         ("hit_at([10, 11], 10)", 1),
         ("recall_at([1, 2, 30], 4, 10)", 0.5),
         ("recall_at([]::INT[], 0, 10)", None),
+        ("recall_at([1, 50, 51], 4, 50)", 0.5),
+        ("recall_at(NULL::INT[], 4, 50)", 0),
         ("precision_at([1, 2, 30], 5)", 0.4),
         ("average_precision([1, 3, 6], 4)", (1 + 2 / 3 + 3 / 6) / 4),
         ("average_precision([3, 1, 3, 6, -2, NULL], 4)", (1 + 2 / 3 + 3 / 6) / 4),
         ("average_precision(NULL::INT[], 2)", 0),
+        ("auprc([1], 1)", 1),
+        ("auprc([4], 1)", 1 / 8),
+        ("auprc([1, 3, 6], 4)", ((1 + 1) / 2 + (1 / 2 + 2 / 3) / 2 + (2 / 5 + 3 / 6) / 2) / 4),
+        ("auprc([6, 3, 1, 3, -2, NULL], 4)", ((1 + 1) / 2 + (1 / 2 + 2 / 3) / 2 + (2 / 5 + 3 / 6) / 2) / 4),
+        ("auprc(NULL::INT[], 2)", 0),
+        ("auprc([]::INT[], 0)", None),
         ("position_of(-1, 50)", 50),
     ],
 )
@@ -275,8 +285,8 @@ def test_a_ranked_query_that_found_nothing_counts_zero(store: Store) -> None:
     rows = {row[0]: row[3:] for row in store.rows(REPORT)}
     # Tail-patch is over the one proponent that retrieval has; of influence's ten only one was measured.
     part = pytest.approx(10 / 12)
-    assert rows["retrieval"] == (12, part, part, part, part, part, 0.5, 0.25)
-    assert rows["influence"] == (12, 0.5, 1.0, 1.0, 0.0, 0.5, None, None)
+    assert rows["retrieval"] == (12, part, part, part, part, part, part, 0.5, 0.25)
+    assert rows["influence"] == (12, 0.5, 1.0, 1.0, 1.0, 0.0, 0.5, None, None)
     overlaps = (
         "SELECT query, overlap_at_10, in_common FROM agreement WHERE query IN ('q0', 'q11') ORDER BY query"
     )
@@ -301,7 +311,7 @@ def test_influence_and_retrieval_name_every_pair(full: Store, world: World) -> N
 def test_intervals_agree_with_a_plain_bootstrap(full: Store, world: World) -> None:
     intervals = "SELECT name, metric, mean, low, high FROM report_intervals()"
     rows = {tuple(row[:2]): row[2:] for row in full.rows(intervals)}
-    assert len(rows) == 3 * 5 + 2  # only one scoring has tail patches
+    assert len(rows) == 3 * 6 + 2  # only one scoring has tail patches
     reports = {row[0]: row for row in full.rows(REPORT)}
     rng = numpy.random.default_rng(0)
     for name in world.rankings:

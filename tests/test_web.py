@@ -390,7 +390,7 @@ def test_the_overview_shows_lds_and_checkpoints_where_there_are_any(own: Path) -
     assert "Checkpoints" not in before
     with attrstore.open(own, writable=True) as store:
         for i in range(1, 5):
-            scored.add(store, "subsets", "half", i, "lds", scored.N_EXAMPLES, 0, None, None)
+            scored.add(store, "subsets", "half", i, "lds", scored.N_EXAMPLES, 0, *[None] * 4)
             scored.add(store, "subset_examples", "half", i, i)
             for q in range(scored.N_QUERIES):
                 scored.add(store, "subset_losses", "half", i, q, 0, float((i * q) % 5), "test")

@@ -43,6 +43,11 @@ TABLE_ROWS = 1_000  # a terminal is no place for more
 @click.option(
     "--leave-out", is_flag=True, help="What leaving out the strongest proponents did to the target."
 )
+@click.option(
+    "--qld",
+    is_flag=True,
+    help="How much more the loss rose without the strongest than without random examples.",
+)
 def report_command(store: Path, output_format: str, **asked: Any) -> None:
     """Show how well each scoring finds the labelled examples.
 

@@ -31,6 +31,8 @@ SAID_ONCE = {
 }
 # Said in a note, for those scorings that it concerns.
 NOTED = ("partial", "stale", "tail_patch_measured")
+# A column more does not fit a terminal; --format, SQL and Python have it.
+UNPRINTED = ("recall_at_50",)
 
 
 def print_report(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
@@ -44,11 +46,12 @@ def print_report(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> No
         table = [(*row[:at], heading(str(row[at])), *row[at + 1 :]) for row in table]
     elif "metric" in names:
         names, table = widened(names, table)
+    unprinted = (*NOTED, *UNPRINTED)
     once = dict(said_once(names, table))
     kept = [
         i
         for i, name in enumerate(names)
-        if name not in once and name not in NOTED and not _says_nothing(names, table, name, i)
+        if name not in once and name not in unprinted and not _says_nothing(names, table, name, i)
     ]
     print_table([heading(names[i]) for i in kept], [[row[i] for i in kept] for row in table])
     for line in once.values():

@@ -19,10 +19,11 @@ from attrstore.terminal import say
 @store_argument
 @fields_of(SubsetOptions)
 def subsets_command(store: Path, **fields: Unpack[SubsetFields]) -> None:
-    """Choose parts of the corpus to train on again, for LDS or for leave-k-out.
+    """Choose parts of the corpus to train on again, for LDS, for leave-k-out or for QLD.
 
     For LDS, each subset keeps a random share of the examples. With --leave-out, the set has the whole corpus, some
-    subsets without K random examples, and one for each query and scoring without its K strongest proponents.
+    subsets without K random examples, and one for each query and scoring without its K strongest proponents. --share
+    0.01 leaves out that share of the corpus, as QLD does.
 
     What each keeps is in the view `subset_texts`. Train a model on each, then `attrstore import losses`; the demo's
     model is trained by `attrstore retrain`.
@@ -30,12 +31,13 @@ def subsets_command(store: Path, **fields: Unpack[SubsetFields]) -> None:
     \b
     Example: attrstore subsets facts.duckdb --count 32 --fraction 0.5
              attrstore subsets facts.duckdb --leave-out 10 --scoring cosine-block --queries 20
+             attrstore subsets facts.duckdb --share 0.01 --scoring cosine-block --by relation
              attrstore export facts.duckdb "FROM subset_texts WHERE subset_set = 'lds' AND subset = 1" 1.jsonl
     """
     from attrstore.evaluation.subsets import make
 
-    if fields["scorings"] and fields["top"] is None:
-        raise attrstore.InputError("--scoring NAME goes with --leave-out K.")
+    if fields["scorings"] and fields["top"] is None and fields["share"] is None:
+        raise attrstore.InputError("--scoring NAME goes with --leave-out K or --share S.")
     with attrstore.open(store, writable=True) as opened:
         made = make(opened, **fields)
     say(
@@ -71,10 +73,12 @@ def retrain_command(folder: Path, subsets: str, seeds: int, steps: int | None, o
     with counted("models trained") as progress:
         done = retrain(folder, subsets=subsets, seeds=seeds, steps=steps, progress=progress)
     say(f"{subsets}: {done.models:,} models trained.", err=True)
+    notes: dict[str, None] = {}  # each once, in order
     with attrstore.open(done.store) as store:
-        for table in (tabulate(store, lds=True), tabulate(store, leave_out=True)):
+        for table in (tabulate(store, lds=True), tabulate(store, leave_out=True), tabulate(store, qld=True)):
             rows = [row[1:] for row in table.rows if row[0] == subsets]
             if rows:
                 show(table.columns[1:], rows, output_format)
-                for note in table.notes:
-                    say(note, err=True)
+                notes |= dict.fromkeys(table.notes)
+    for note in notes:
+        say(note, err=True)

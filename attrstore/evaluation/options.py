@@ -31,13 +31,14 @@ class LeftOut:
 
 
 HALVES, LEFT_OUT = Halves(), LeftOut()
+QLD = "qld"  # name of a set without the strongest share
 
 
 @dataclass(frozen=True, kw_only=True)
 class SubsetOptions(Options):
     """Which parts of the corpus are to be trained on: random shares, or all but the strongest proponents."""
 
-    name: str | None = option(None, "Of the set.", unset=f"{HALVES.name}, or {LEFT_OUT.name}")
+    name: str | None = option(None, "Of the set.", unset=f"{HALVES.name}, {LEFT_OUT.name} or {QLD}")
     count: int | None = option(
         None, "How many; of leave-k-out, how many at random.", least=1,
         unset=f"{HALVES.count}, or {LEFT_OUT.count}",
@@ -48,11 +49,20 @@ class SubsetOptions(Options):
     top: int | None = option(
         None, "Leave out the K strongest proponents of each query instead.", flag="leave-out", least=1, metavar="K"
     )  # fmt: skip
+    share: float | None = option(
+        None, "The same with this share of the corpus in place of K, for QLD: 0.01.", above=0, metavar="S"
+    )
     scorings: Sequence[str] = option(
-        (), "Of --leave-out: whose proponents; may be repeated.", flag="scoring", metavar="NAME"
+        (), "Of --leave-out and --share: whose proponents; may be repeated.", flag="scoring", metavar="NAME"
+    )
+    by: str | None = option(
+        None,
+        "Of both: the strongest not of each query but of each group of queries with one value of this key of their "
+        "metadata, by the sum of scores.",
+        metavar="COLUMN",
     )
     queries: int | None = option(
-        None, "Of --leave-out: only the first N queries.", least=1, metavar="N", unset=f"{LEFT_OUT.queries}"
+        None, "Of both: only the first N queries.", least=1, metavar="N", unset=f"{LEFT_OUT.queries}"
     )
     seed: int = option(0, "Of what is chosen at random.")
     replace: bool = option(False, "Drop a set of that name first, with its losses.")
@@ -60,11 +70,36 @@ class SubsetOptions(Options):
     def __post_init__(self) -> None:
         """Refuse options that do not go together."""
         super().__post_init__()
-        leave_out, scoring = flag("leave_out", "top"), flag("scoring", "scorings")
+        leave_out, share, scoring = flag("leave_out", "top"), flag("share"), flag("scoring", "scorings")
         if self.scorings and self.fraction is not None:
-            raise InputError(f"{scoring} goes with {leave_out}, and not with {flag('fraction')}.")
-        if not self.scorings and (self.top is not None or self.queries is not None):
-            raise InputError(f"{leave_out} and {flag('queries')} go with {scoring} NAME.")
+            raise InputError(f"{scoring} goes with {leave_out} or {share}, and not with {flag('fraction')}.")
+        only = (self.top, self.share, self.by, self.queries)
+        if not self.scorings and any(value is not None for value in only):
+            raise InputError(
+                f"{leave_out}, {share}, {flag('by')} and {flag('queries')} go with {scoring} NAME."
+            )
+        if self.top is not None and self.share is not None:
+            raise InputError(f"{leave_out} and {share} both say how many are left out. Give one.")
+        if self.share is not None and self.share >= 1:
+            raise InputError(f"{share} {self.share:g}: must be below 1")
+        if self.by is not None and self.queries is not None:
+            raise InputError(
+                f"{flag('by')} is of all queries of a group, and {flag('queries')} of each alone. Give one."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What a report is of; at most one of these, and `intervals` with `class_column`."""
+
+    by: str | None = None
+    class_column: str | None = None
+    intervals: bool = False
+    against: str | None = None
+    kinds: bool = False
+    lds: bool = False
+    leave_out: bool = False
+    qld: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,10 +141,25 @@ class SubsetFields(TypedDict, total=False):
     count: int | None
     fraction: float | None
     top: int | None
+    share: float | None
     scorings: Sequence[str]
+    by: str | None
     queries: int | None
     seed: int
     replace: bool
+
+
+class ReportFields(TypedDict, total=False):
+    """Fields of `Asked`."""
+
+    by: str | None
+    class_column: str | None
+    intervals: bool
+    against: str | None
+    kinds: bool
+    lds: bool
+    leave_out: bool
+    qld: bool
 
 
 class DiagnoseFields(TypedDict, total=False):

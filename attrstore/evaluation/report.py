@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from attrstore import html
 from attrstore.chosen import no_scoring, scoring_names
 from attrstore.errors import InputError, flag
+from attrstore.evaluation.options import Asked
 
 if TYPE_CHECKING:
     import polars
 
+    from attrstore.evaluation.options import ReportFields
     from attrstore.store import Store
 
 _TEXT = (
@@ -46,33 +48,14 @@ class Report:
         return html.table(self.columns, self.rows) + html.lines(self.notes)
 
 
-def report(
-    store: Store,
-    *,
-    by: str | None = None,
-    class_column: str | None = None,
-    intervals: bool = False,
-    against: str | None = None,
-    kinds: bool = False,
-    lds: bool = False,
-    leave_out: bool = False,
-) -> polars.DataFrame:
+def report(store: Store, **fields: Unpack[ReportFields]) -> polars.DataFrame:
     """Return `tabulate` as a polars frame.
 
     Example: `report(store).sort("mrr", descending=True)`
     """
     import polars as pl
 
-    table = tabulate(
-        store,
-        by=by,
-        class_column=class_column,
-        intervals=intervals,
-        against=against,
-        kinds=kinds,
-        lds=lds,
-        leave_out=leave_out,
-    )
+    table = tabulate(store, **fields)
     schema: dict[str, type[polars.DataType]] = {
         column: (
             pl.String if column in _TEXT
@@ -85,17 +68,7 @@ def report(
     return pl.DataFrame(table.rows, schema=schema, orient="row")
 
 
-def tabulate(
-    store: Store,
-    *,
-    by: str | None = None,
-    class_column: str | None = None,
-    intervals: bool = False,
-    against: str | None = None,
-    kinds: bool = False,
-    lds: bool = False,
-    leave_out: bool = False,
-) -> Report:
+def tabulate(store: Store, **fields: Unpack[ReportFields]) -> Report:
     """Return one row per scoring: the columns of the view `method_report`.
 
     Args:
@@ -111,47 +84,52 @@ def tabulate(
         kinds: what the first ten proponents are instead, as shares: the view `proponent_kinds`, made wide.
         lds: how well the scorings foretell models trained on subsets instead: the macro `lds_report`.
         leave_out: what leaving out the strongest proponents did instead: the macro `leave_out_report`.
+        qld: how much more the loss rose without them than without random ones instead: the macro `qld_report`.
 
     Raises:
         InputError: more than one was asked for, or nothing has such a key.
     """
+    asked = Asked(**fields)
     instead = (
-        by is not None,
-        class_column is not None or intervals,
-        against is not None,
-        kinds,
-        lds,
-        leave_out,
+        asked.by is not None,
+        asked.class_column is not None or asked.intervals,
+        asked.against is not None,
+        asked.kinds,
+        asked.lds,
+        asked.leave_out,
+        asked.qld,
     )
     if sum(instead) > 1:
         raise InputError(
             f"{flag('by')}, {flag('class_column')} (also with {flag('intervals')}), {flag('against')}, "
-            f"{flag('kinds')}, {flag('lds')} and {flag('leave_out', 'top')} cannot be combined. Ask for "
-            "one at a time."
+            f"{flag('kinds')}, {flag('lds')}, {flag('leave_out', 'top')} and {flag('qld')} cannot be combined. Ask "
+            "for one at a time."
         )
-    if class_column is not None:
-        _require_key(store, class_column, examples=True)
-        found = _classes(store, class_column, intervals=intervals)
-    elif intervals:
+    if asked.class_column is not None:
+        require_key(store, asked.class_column, examples=True)
+        found = _classes(store, asked.class_column, intervals=asked.intervals)
+    elif asked.intervals:
         found = _fetch(store, "intervals")
-    elif against is not None:
-        found = _differences(store, against)
-    elif by is not None:
-        _require_key(store, by, examples=False)
-        found = _fetch(store, "by", {"key": by})
-    elif kinds:
+    elif asked.against is not None:
+        found = _differences(store, asked.against)
+    elif asked.by is not None:
+        require_key(store, asked.by, examples=False)
+        found = _fetch(store, "by", {"key": asked.by})
+    elif asked.kinds:
         for key in ("subject", "object"):
-            _require_key(store, key, examples=False)
+            require_key(store, key, examples=False)
         found = _fetch(store, "kinds")
-    elif lds:
+    elif asked.lds:
         found = _lds(store)
-    elif leave_out:
+    elif asked.leave_out:
         found = _fetch(store, "leave_out")
-        if not found.rows:
-            found = replace(found, notes=(_NO_LOSSES.format(path=store.path),))
+        notes = _remade(store) if found.rows else (_NO_LOSSES.format(path=store.path),)
+        found = replace(found, notes=notes)
+    elif asked.qld:
+        found = _qld(store)
     else:
         found = _methods(store)
-    tail_patch = "tail_patch_logprob" in found.columns or intervals
+    tail_patch = "tail_patch_logprob" in found.columns or asked.intervals
     return replace(
         found, notes=(*found.notes, *standing(store), *(_tail_patched(store) if tail_patch else ()))
     )
@@ -221,6 +199,31 @@ def _lds(store: Store) -> Report:
     return Report(found.columns[:-1], [row[:-1] for row in found.rows], notes)
 
 
+def _qld(store: Store) -> Report:
+    """Return the macro's rows without its last column, how many queries were asked about: what is missing is a note."""
+    found = _fetch(store, "qld")
+    columns, rows = found.columns[:-1], [row[:-1] for row in found.rows]
+    measured, n = columns.index("name"), columns.index("queries")
+    if not any(row[n] for row in rows):
+        return Report(columns, rows, (_NO_LOSSES.format(path=store.path),))
+    notes = tuple(
+        f"{row[0]}: QLD of {row[measured]} is over {row[n]} of {row[-1]} queries. The others lack a loss: of their own "
+        "subset, of a random one or of the whole corpus."
+        for row in found.rows
+        if row[n] < row[-1]
+    )
+    return Report(columns, rows, (*notes, *_remade(store)))
+
+
+def _remade(store: Store) -> tuple[str, ...]:
+    """Say whose proponents are no longer those that were left out."""
+    return tuple(
+        f"{subset_set}: {scoring} was scored again since; what was left out is of the scoring before. Make a new set: "
+        f"attrstore subsets {store.path} --name NAME"
+        for subset_set, scoring in store.named("subsets", "remade").fetchall()
+    )
+
+
 def _classes(store: Store, key: str, *, intervals: bool) -> Report:
     """Return `method_report` with accuracy and cover, or the intervals of both."""
     measured = {row[0]: row[1:] for row in _fetch(store, "classes", {"key": key}).rows}
@@ -237,7 +240,8 @@ def _classes(store: Store, key: str, *, intervals: bool) -> Report:
     return Report((*plain.columns, "class_queries", "accuracy", "cover"), rows, plain.notes + notes)
 
 
-def _require_key(store: Store, key: str, *, examples: bool) -> None:
+def require_key(store: Store, key: str, *, examples: bool) -> None:
+    """Refuse a key that no query's metadata has, or, with `examples`, no example's."""
     n_queries, n_examples = store.named("report", "keyed", {"key": key}).fetchall()[0]
     missing = "query" if n_queries == 0 else "example" if examples and n_examples == 0 else None
     if missing is None:

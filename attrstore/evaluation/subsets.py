@@ -1,7 +1,8 @@
 """Choose subsets of the corpus to train on again: seeded halves for LDS, and the corpus without a query's proponents.
 
 LDS, the linear datamodelling score (Park et al. 2023, TRAK, arXiv 2303.14186, section 2; datamodels: Ilyas et al.
-2022, arXiv 2202.00622), asks how well a scoring predicts what models trained on random subsets do.
+2022, arXiv 2202.00622), asks how well a scoring predicts what models trained on random subsets do. QLD, the query loss
+difference (bergson's leaderboard), asks how much the loss rises without the strongest share of the corpus.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from typing import TYPE_CHECKING, Unpack
 
 from attrstore.chosen import no_scoring, scoring_names
 from attrstore.errors import InputError, MismatchError, flag
-from attrstore.evaluation.options import HALVES, LEFT_OUT, SubsetOptions
+from attrstore.evaluation.options import HALVES, LEFT_OUT, QLD, SubsetOptions
+from attrstore.evaluation.report import require_key
 from attrstore.runs import recorded, writes
 
 if TYPE_CHECKING:
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
 
     from attrstore.evaluation.options import SubsetFields
     from attrstore.store import Store
+
+
+RANDOM = "random"  # what reports call the examples left out at random
 
 
 @dataclass(frozen=True)
@@ -47,11 +52,7 @@ def make(store: Store, options: SubsetOptions | None = None, **fields: Unpack[Su
             store, name=asked.name or HALVES.name, count=asked.count or HALVES.count,
             fraction=asked.fraction or HALVES.fraction, seed=asked.seed, replace=asked.replace,
         )  # fmt: skip
-    return make_leave_out(
-        store, scorings=asked.scorings, name=asked.name or LEFT_OUT.name, top=asked.top or LEFT_OUT.top,
-        queries=asked.queries or LEFT_OUT.queries, count=asked.count or LEFT_OUT.count, seed=asked.seed,
-        replace=asked.replace,
-    )  # fmt: skip
+    return make_leave_out(store, asked)
 
 
 @writes
@@ -96,51 +97,56 @@ def make_subsets(
 
 @writes
 def make_leave_out(
-    store: Store,
-    *,
-    scorings: Sequence[str],
-    name: str = LEFT_OUT.name,
-    top: int = LEFT_OUT.top,
-    queries: int = LEFT_OUT.queries,
-    count: int = LEFT_OUT.count,
-    seed: int = 0,
-    replace: bool = False,
+    store: Store, options: SubsetOptions | None = None, **fields: Unpack[SubsetFields]
 ) -> Made:
-    """Write the subsets of leave-k-out: the corpus whole, `count` times without `top` examples chosen at random, and
-    without the `top` strongest proponents of each query under each scoring.
+    """Write the subsets of leave-k-out and QLD: the corpus whole, `count` times without k examples chosen at random,
+    and without the k strongest proponents of each query under each scoring.
+
+    The order is that of the ranks, in which equal scores stand in the order of the corpus: exactly k are left out.
 
     Args:
-        scorings: names.
-        queries: the first so many, by query_id.
-        replace: drop a set of that name first, with its losses.
+        options: `scorings`, names, and which of their proponents: k is `top`, or the whole number nearest to `share`
+            of the corpus, and at least 1. Of the first `queries`, by query_id; or, where `by` is given, of each group
+            of queries with one value of that key of their metadata, by the sum of the scores over all of them.
+        fields: of the options that are to be otherwise: `scorings=["bm25"], share=0.01`.
 
     Raises:
-        InputError: no such scoring, one that ranks fewer than `top` for a query, or a set of that name.
+        InputError: no such scoring, one that ranks fewer than k for a query or lacks a score that a sum needs, or a
+            set of that name.
+        MismatchError: a scoring is not of the corpus, queries and labels that there are now.
     """
-    for option, number in (
-        (flag("leave_out", "top"), top),
-        (flag("queries"), queries),
-        (flag("count"), count),
-    ):
-        if number < 1:
-            raise InputError(f"{option} {number}: must be at least 1")
-    known = scoring_names(store)
-    for scoring in scorings:
-        if scoring not in known:
-            raise no_scoring(scoring, known)
+    asked = dataclasses.replace(options or SubsetOptions(), **fields)
+    name = asked.name or (LEFT_OUT.name if asked.share is None else QLD)
+    queries, count = asked.queries or LEFT_OUT.queries, asked.count or LEFT_OUT.count
     n = _n_examples(store)
+    if asked.share is None:
+        top = asked.top or LEFT_OUT.top
+        given = f"{flag('leave_out', 'top')} {top}"
+    else:
+        top = max(1, round(asked.share * n))
+        given = f"{flag('share')} {asked.share:g}"
     if top >= n:
-        raise InputError(f"{flag('leave_out', 'top')} {top}: there are {n:,} examples")
-    parameters = {"scorings": list(scorings), "top": top, "queries": queries, "count": count, "seed": seed}
-    with _written(store, name, replace, **parameters):
-        key = {"set": name, "seed": seed}
+        raise InputError(f"{given}: leaves none of {n:,} examples. Leave out fewer.")
+    _refuse_scorings(store, asked.scorings)
+    if asked.by is not None:
+        require_key(store, asked.by, examples=False)
+    scorings = list(asked.scorings)
+    parameters = {"scorings": scorings, "top": top, "count": count, "seed": asked.seed}
+    of = {"queries": queries} if asked.by is None else {"by": asked.by}
+    with _written(store, name, asked.replace, **parameters, share=asked.share, **of):
+        key = {"set": name, "seed": asked.seed}
         store.named("subsets", "insert", {**key, "kind": "full", "first": 1, "count": 1})
         store.named("subsets", "insert", {**key, "kind": "random", "first": 2, "count": count})
         store.named("subsets", "leave_out_at_random", {"set": name, "kind": "random", "n": top})
-        asked = {"scorings": list(scorings), "queries": queries}
-        store.named("subsets", "insert_proponents", {**key, **asked, "first": 2 + count})
-        store.named("subsets", "leave_out_proponents", {"set": name, "n": top})
-        _refuse_short(store, name, top)
+        whose = {**key, **of, "scorings": scorings, "first": 2 + count}
+        if asked.by is None:
+            store.named("subsets", "insert_proponents", whose)
+            store.named("subsets", "leave_out_proponents", {"set": name, "n": top})
+        else:
+            store.named("subsets", "insert_groups", whose)
+            _refuse_cut(store, name, asked.by, n)
+            store.named("subsets", "leave_out_of_groups", {"set": name, "n": top})
+        _refuse_short(store, name, given, top, asked.by)
     made = store.value("SELECT count(*) FROM subsets WHERE subset_set = $set", {"set": name})
     return Made(name, int(made), top, n)
 
@@ -185,14 +191,43 @@ def _n_examples(store: Store) -> int:
     return n
 
 
-def _refuse_short(store: Store, name: str, top: int) -> None:
+def _refuse_scorings(store: Store, scorings: Sequence[str]) -> None:
+    """Refuse names that no scoring has, and scorings of another corpus: training costs too much for either."""
+    known = scoring_names(store)
+    if not scorings:
+        raise InputError(
+            f"{flag('scoring', 'scorings')}: none given. Name at least one of {', '.join(known) or 'none yet'}."
+        )
+    for scoring in scorings:
+        if scoring not in known:
+            raise no_scoring(scoring, known)
+        if scoring == RANDOM:
+            raise InputError(
+                f"{flag('scoring', 'scorings')} {RANDOM}: reports call the examples so that are left out at random. "
+                f"Give it another name: attrstore rename {store.path} scoring {RANDOM} NAME"
+            )
+    for scoring, reasons in store.named("subsets", "stale", {"scorings": list(scorings)}).fetchall():
+        raise MismatchError(
+            f"{flag('scoring', 'scorings')} {scoring}: stale: {reasons}. Score again first: attrstore score "
+            f"{store.path}, or attrstore trace {store.path}"
+        )
+
+
+def _refuse_cut(store: Store, name: str, by: str, n_examples: int) -> None:
+    for scoring, query in store.named("subsets", "cut", {"set": name}).fetchall():
+        raise InputError(
+            f"{flag('by')} {by}: sums need the score of every example, and {scoring} lacks some for query {query!r}. "
+            f"Score again with {flag('top_k')} {n_examples} and without {flag('where')} and {flag('queries')}."
+        )
+
+
+def _refuse_short(store: Store, name: str, option: str, top: int, by: str | None) -> None:
     found = store.named("subsets", "shortest", {"set": name}).fetchall()
     if not found:
         raise InputError(f"{store.path}: no queries yet. First: attrstore ingest queries {store.path} FILE")
-    scoring, query, n = found[0]
+    scoring, of, n = found[0]
     if n < top:
         raise InputError(
-            f"{flag('leave_out', 'top')} {top}: {scoring} ranks only {n} examples for query "
-            f"{query!r}. Leave out fewer, or score "
-            f"again with a larger {flag('top_k')}."
+            f"{option}: {top:,} examples, and {scoring} ranks only {n} examples for {by or 'query'} {of!r}. Leave out "
+            f"fewer, or score again with a larger {flag('top_k')}."
         )

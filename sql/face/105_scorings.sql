@@ -120,6 +120,19 @@ SELECT
 FROM judged
 ORDER BY family, name;
 
+-- One row per scoring and query for which it found something: whether it has the score of every example (--top-k as large
+-- as the corpus). One that was cut, or made with --where, says nothing about the rest. A retrieval that was not cut has
+-- every score: what it did not find is 0.
+CREATE OR REPLACE VIEW whole_rankings AS
+SELECT
+    scoring_id, query_id,
+    spec ->> 'where' IS NULL AND (
+        count(*) = n_examples OR (family = 'retrieval' AND count(*) < (spec ->> 'top_k')::BIGINT)
+    ) AS every_score
+FROM scores
+JOIN scorings USING (scoring_id)
+GROUP BY scoring_id, query_id, spec, family, n_examples;
+
 -- The methods, the one to show first at its place 1.
 CREATE OR REPLACE VIEW recommended AS
 SELECT unnest(methods) AS method, generate_subscripts(methods, 1) AS place

@@ -26,7 +26,8 @@ CREATE OR REPLACE MACRO found_at(ranks, k) AS
 CREATE OR REPLACE MACRO hit_at(ranks, k) AS
     (found_at(ranks, k) > 0)::INTEGER::DOUBLE;
 
--- |{r <= k}| / n_labelled: the share of the labelled examples that are among the first k.
+-- |{r <= k}| / n_labelled: the share of the labelled examples that are among the first k. DATE-LM (arXiv 2507.09424)
+-- reports it at 50.
 CREATE OR REPLACE MACRO recall_at(ranks, n_labelled, k) AS
     found_at(ranks, k)::DOUBLE / nullif(n_labelled, 0);
 
@@ -35,7 +36,20 @@ CREATE OR REPLACE MACRO precision_at(ranks, k) AS
     found_at(ranks, k)::DOUBLE / nullif(k, 0);
 
 -- (1 / n_labelled) * sum over i of i / r_i, where r_1 < r_2 < ... are the ranks found: the precision at each
--- labelled example, with 0 for those not found. Its mean over queries is MAP.
+-- labelled example, with 0 for those not found. Its mean over queries is MAP. It is the area under the curve of
+-- precision over recall in steps, as sklearn.metrics.average_precision_score has it.
 CREATE OR REPLACE MACRO average_precision(ranks, n_labelled) AS
     coalesce(list_sum(list_transform(found_ranks(ranks), lambda r, i: i::DOUBLE / r)), 0.0::DOUBLE)
     / nullif(n_labelled, 0);
+
+-- The area under the same curve with straight lines from point to point, as DATE-LM (arXiv 2507.09424) reports it:
+-- sklearn.metrics.auc of precision_recall_curve. To the labelled example at rank r_i the line runs from the precision
+-- one rank before it, (i - 1) / (r_i - 1), to i / r_i; where r_1 = 1, from 1. One that was not found adds nothing.
+CREATE OR REPLACE MACRO auprc(ranks, n_labelled) AS
+    coalesce(
+        list_sum(list_transform(
+            found_ranks(ranks),
+            lambda r, i: (CASE WHEN r = 1 THEN 1.0 ELSE (i - 1)::DOUBLE / nullif(r - 1, 0) END + i::DOUBLE / r) / 2
+        )),
+        0.0::DOUBLE
+    ) / nullif(n_labelled, 0);

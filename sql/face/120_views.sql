@@ -256,6 +256,7 @@ SELECT
     CASE WHEN labelled.n_labelled > 0 THEN reciprocal_rank(found.ranks) END AS reciprocal_rank,
     CASE WHEN labelled.n_labelled > 0 THEN hit_at(found.ranks, 10) END AS hit_at_10,
     recall_at(found.ranks, labelled.n_labelled, 10) AS recall_at_10,
+    recall_at(found.ranks, labelled.n_labelled, 50) AS recall_at_50,
     CASE WHEN labelled.n_labelled > 0 THEN precision_at(found.ranks, 1) END AS precision_at_1,
     average_precision(found.ranks, labelled.n_labelled) AS average_precision,
     moved.delta_logprob AS tail_patch_logprob, moved.delta_prob AS tail_patch_prob, moved.shared AS tail_patch_shared,
@@ -280,6 +281,7 @@ SELECT
     favg(reciprocal_rank ORDER BY query) AS mrr,
     favg(hit_at_10 ORDER BY query) AS hit_at_10,
     favg(recall_at_10 ORDER BY query) AS recall_at_10,
+    favg(recall_at_50 ORDER BY query) AS recall_at_50,
     favg(precision_at_1 ORDER BY query) AS precision_at_1,
     favg(average_precision ORDER BY query) AS map,
     count(*) FILTER (tail_patch_shared) AS tail_patch_queries,
@@ -301,7 +303,7 @@ CREATE OR REPLACE VIEW method_report AS
 SELECT
     scoring_status.name, scoring_status.method, scoring_status.family, scoring_status.encoder, scoring_status.model,
     coalesce(means.queries, 0) AS queries, coalesce(means.labelled_queries, 0) AS labelled_queries,
-    mrr, hit_at_10, recall_at_10, precision_at_1, map,
+    mrr, hit_at_10, recall_at_10, recall_at_50, precision_at_1, map,
     coalesce(tail_patch_queries, 0) AS tail_patch_queries, tail_patch_logprob, tail_patch_prob,
     coalesce(tail_patch_measured, 0) AS tail_patch_measured,
     tail_patch_model, tail_patch_optimizer, tail_patch_learning_rate,
@@ -315,7 +317,7 @@ CREATE OR REPLACE MACRO report_by(metadata_key) AS TABLE
 SELECT
     scoring_status.name, scoring_status.method, scoring_status.family, scoring_status.encoder, scoring_status.model,
     means.value, means.queries, means.labelled_queries,
-    mrr, hit_at_10, recall_at_10, precision_at_1, map,
+    mrr, hit_at_10, recall_at_10, recall_at_50, precision_at_1, map,
     tail_patch_queries, tail_patch_logprob, tail_patch_prob, tail_patch_measured,
     tail_patch_model, tail_patch_optimizer, tail_patch_learning_rate,
     scoring_status.partial, scoring_status.stale

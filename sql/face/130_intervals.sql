@@ -25,6 +25,7 @@ WITH means AS (
         sum(w * reciprocal_rank) / nullif(sum(w) FILTER (labelled > 0), 0) AS mrr,
         sum(w * hit_at_10) / nullif(sum(w) FILTER (labelled > 0), 0) AS hit_at_10,
         sum(w * recall_at_10) / nullif(sum(w) FILTER (labelled > 0), 0) AS recall_at_10,
+        sum(w * recall_at_50) / nullif(sum(w) FILTER (labelled > 0), 0) AS recall_at_50,
         sum(w * precision_at_1) / nullif(sum(w) FILTER (labelled > 0), 0) AS precision_at_1,
         sum(w * average_precision) / nullif(sum(w) FILTER (labelled > 0), 0) AS map,
         sum(w * tail_patch_logprob) FILTER (tail_patch_shared)
@@ -39,12 +40,12 @@ bounds AS (
     UNPIVOT (
         SELECT name, quantile_cont(COLUMNS(* EXCLUDE (name, resample)), [0.025, 0.975]) FROM means GROUP BY name
     )
-    ON mrr, hit_at_10, recall_at_10, precision_at_1, map, tail_patch_logprob, tail_patch_prob
+    ON mrr, hit_at_10, recall_at_10, recall_at_50, precision_at_1, map, tail_patch_logprob, tail_patch_prob
     INTO NAME metric VALUE bound
 ),
 measured AS (
     UNPIVOT (FROM method_report)
-    ON mrr, hit_at_10, recall_at_10, precision_at_1, map, tail_patch_logprob, tail_patch_prob
+    ON mrr, hit_at_10, recall_at_10, recall_at_50, precision_at_1, map, tail_patch_logprob, tail_patch_prob
     INTO NAME metric VALUE mean
 )
 SELECT
@@ -68,11 +69,11 @@ WITH measured AS (
         SELECT
             name, encoder, model, query, tail_patch_model,
             concat_ws(', ', tail_patch_model, tail_patch_optimizer, tail_patch_learning_rate) AS step,
-            reciprocal_rank AS mrr, hit_at_10::DOUBLE AS hit_at_10, recall_at_10, precision_at_1::DOUBLE AS precision_at_1,
-            average_precision AS map, tail_patch_logprob, tail_patch_prob
+            reciprocal_rank AS mrr, hit_at_10::DOUBLE AS hit_at_10, recall_at_10, recall_at_50,
+            precision_at_1::DOUBLE AS precision_at_1, average_precision AS map, tail_patch_logprob, tail_patch_prob
         FROM query_report
     )
-    ON mrr, hit_at_10, recall_at_10, precision_at_1, map, tail_patch_logprob, tail_patch_prob
+    ON mrr, hit_at_10, recall_at_10, recall_at_50, precision_at_1, map, tail_patch_logprob, tail_patch_prob
     INTO NAME metric VALUE value
 ),
 pairs AS (

@@ -38,6 +38,10 @@ FROM lds_report();
 -- One row per set of subsets and scoring, and one for examples left out at random.
 FROM leave_out_report();
 
+-- name: qld
+-- One row per set of subsets and scoring; the last column says how many queries were asked about.
+FROM qld_report();
+
 -- name: keyed
 -- How many queries and examples have a value under this key (an example's source counts as one).
 SELECT
