@@ -13,7 +13,7 @@ from attrstore.errors import InputError
 from attrstore.ingest.encode import projection
 from attrstore.ingest.encode.gradients import ingest_gradients
 from attrstore.ingest.measure import ekfac, gauss_newton, whole
-from attrstore.ingest.measure.options import Hessian, Source
+from attrstore.ingest.measure.options import Source
 from attrstore.ingest.measure.rerank import rerank
 from attrstore.ingest.model import linear, sequences
 from attrstore.scoring import score
@@ -198,8 +198,7 @@ def fit_of(store: Store, folder: Path) -> ekfac.Curvature:
 def test_scores_are_in_the_metric_of_the_inverse(encoded: Store, folder: Path, method: str, top: int) -> None:
     expected = scores_by_hand(folder, encoded, method, 0.2)
     made = rerank(
-        encoded, "cosine-block", top=top, method=method, name="exact", source=Source(batch_tokens=40),
-        hessian=Hessian(damping=0.2),
+        encoded, "cosine-block", top=top, method=method, name="exact", source=Source(batch_tokens=40, damping=0.2),
     )  # fmt: skip
     assert (made.spec["curvature"], made.spec["damping"]) == ("ekfac", 0.2)
     before = kept(encoded, "cosine-block")
@@ -288,8 +287,8 @@ def test_cg_of_a_vector_of_zeros_is_zero() -> None:
 
 def test_cg_ranks_with_the_solution_of_all_maps(encoded: Store, folder: Path) -> None:
     made = rerank(
-        encoded, "cosine-block", top=9, method="cg", name="cg", source=Source(batch_tokens=40),
-        hessian=Hessian(iterations=3, cg_sample=4),
+        encoded, "cosine-block", top=9, method="cg", name="cg",
+        source=Source(batch_tokens=40, iterations=3, cg_sample=4),
     )  # fmt: skip
     assert (made.spec["curvature"], made.spec["iterations"], made.spec["cg_sample"]) == ("gauss-newton", 3, 4)
     from attrstore.vectors import encoders
@@ -322,12 +321,12 @@ def test_the_curvature_is_kept_and_fitted_anew_when_the_sample_is_another(
     fitted: list[int] = []
     fit = ekfac.fit
     monkeypatch.setattr(ekfac, "fit", lambda *given: fitted.append(1) or fit(*given))  # type: ignore[func-returns-value]
-    small = Hessian(curvature_sample=6)
-    first = rerank(encoded, "cosine-block", top=9, method="ekfac", name="first", hessian=small)
+    small = Source(curvature_sample=6)
+    first = rerank(encoded, "cosine-block", top=9, method="ekfac", name="first", source=small)
     assert first.spec["curvature_sample"] == 6
     (kept_in,) = encoded.path.parent.glob(f"{encoded.path.name}.ekfac-*.safetensors")
     before = kept_in.read_bytes()
-    rerank(encoded, "cosine-block", top=9, method="trackstar", name="again", hessian=small)
+    rerank(encoded, "cosine-block", top=9, method="trackstar", name="again", source=small)
     assert (len(fitted), encoded.value("SELECT count(DISTINCT recipe) FROM exact_scores")) == (1, 1)
     # Another damping is another metric of the same curvature: its pairs are its own.
     rerank(
@@ -336,10 +335,10 @@ def test_the_curvature_is_kept_and_fitted_anew_when_the_sample_is_another(
         top=9,
         method="ekfac",
         name="damped",
-        hessian=Hessian(damping=1.0, curvature_sample=6),
+        source=Source(damping=1.0, curvature_sample=6),
     )
     assert (len(fitted), encoded.value("SELECT count(DISTINCT recipe) FROM exact_scores")) == (1, 2)
-    rerank(encoded, "cosine-block", top=9, method="ekfac", name="larger", hessian=Hessian(curvature_sample=8))
+    rerank(encoded, "cosine-block", top=9, method="ekfac", name="larger", source=Source(curvature_sample=8))
     assert (len(fitted), encoded.value("SELECT count(DISTINCT recipe) FROM exact_scores")) == (2, 3)
     assert kept_in.read_bytes() != before
     assert kept(encoded, "first") != kept(encoded, "damped")
@@ -358,5 +357,5 @@ def test_what_has_no_small_factors_is_refused_by_name(encoded: Store, folder: Pa
             encoded, "cosine-block", top=9, method="cg", source=Source(encoder="full", optimizer_state=state)
         )
     with pytest.raises(InputError, match="damping 0"):
-        Hessian(damping=0)
+        Source(damping=0)
     assert encoded.value("SELECT count(*) FROM exact_scores") == 0

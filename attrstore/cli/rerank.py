@@ -10,7 +10,7 @@ import click
 import attrstore
 from attrstore.cli.common import counted, store_argument
 from attrstore.cli.options import fields_of
-from attrstore.ingest.measure.options import EXACT_METHODS, Hessian, Source, SourceFields
+from attrstore.ingest.measure.options import EXACT_METHODS, Source, SourceFields
 
 
 @click.command("rerank")
@@ -29,7 +29,6 @@ from attrstore.ingest.measure.options import EXACT_METHODS, Hessian, Source, Sou
 )  # fmt: skip
 @click.option("--queries", type=int, metavar="N", help="Only the first N queries.")
 @click.option("--name", help="Of the new scoring; 'METHOD exact, N of SCORING' if not given.")
-@fields_of(Hessian)
 @fields_of(Source)
 def rerank_command(
     store: Path,
@@ -38,10 +37,6 @@ def rerank_command(
     method: str | None,
     queries: int | None,
     name: str | None,
-    damping: float,
-    curvature_sample: int,
-    cg_sample: int,
-    iterations: int,
     **source: Unpack[SourceFields],
 ) -> None:
     """Score the strongest candidates of each query again, with nothing approximated, as a scoring of its own.
@@ -62,13 +57,10 @@ def rerank_command(
     """
     from attrstore.ingest.measure.rerank import rerank
 
-    hessian = Hessian(
-        damping=damping, curvature_sample=curvature_sample, cg_sample=cg_sample, iterations=iterations
-    )
     with attrstore.open(store, writable=True) as opened, counted("candidates scored") as progress:
         scoring = rerank(
             opened, candidates, top=top, method=method, queries=queries, name=name, progress=progress,
-            source=Source(**source), hessian=hessian,
+            source=Source(**source),
         )  # fmt: skip
     click.echo(f"{scoring.name}: {scoring.n_scores:,} pairs scored from whole gradients.")
     click.echo(f"Next: attrstore report {store}")

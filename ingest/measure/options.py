@@ -11,7 +11,7 @@ from attrstore.errors import InputError, flag
 from attrstore.ingest.encode.recipes import DTYPES, Running
 from attrstore.ingest.model import chosen_state
 from attrstore.ingest.model.rendering import LOSSES
-from attrstore.options import Options, option
+from attrstore.options import option
 
 
 class Way(NamedTuple):
@@ -80,7 +80,7 @@ class CheckpointOptions(Running):
 
 @dataclass(frozen=True, kw_only=True)
 class Source(Running):
-    """Whose gradients are taken, where candidates are scored again."""
+    """Whose gradients are taken, where candidates are scored again, and the curvature of the methods that have one."""
 
     encoder: str | None = option(
         None, "Gradient encoder whose model, correction and maps are taken; SCORING's, or the first made, if not "
@@ -91,13 +91,6 @@ class Source(Running):
     optimizer_state: str | Path | None = option(
         None, "File with the optimizer's state_dict, for an encoder made with --correction full."
     )
-    batch_tokens: int = option(2048, "Padded tokens in a batch.", least=1)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Hessian(Options):
-    """The curvature of whole gradients, for the methods that have one."""
-
     damping: float = option(
         0.1, "Of ekfac, cg, trackstar and trackstar-block: added to the curvature's eigenvalues, in units of their "
         "mean in each map.", above=0,
@@ -107,6 +100,7 @@ class Hessian(Options):
         256, "Of cg: how many of these make the Gauss-Newton matrix.", least=1, metavar="N"
     )
     iterations: int = option(10, "Of cg.", least=1)
+    batch_tokens: int = option(2048, "Padded tokens in a batch.", least=1)
 
 
 # The fields by themselves, for the type checker.
@@ -133,6 +127,10 @@ class SourceFields(TypedDict, total=False):
     encoder: str | None
     model: str | Path | None
     optimizer_state: str | Path | None
+    damping: float
+    curvature_sample: int
+    cg_sample: int
+    iterations: int
     batch_tokens: int
     device: str
 

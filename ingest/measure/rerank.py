@@ -15,7 +15,7 @@ from torch import Tensor
 from attrstore import scoring
 from attrstore.chosen import no_scoring, scoring_names
 from attrstore.errors import InputError, Interrupted, flag
-from attrstore.ingest.measure.options import EXACT_METHODS, Hessian, Source
+from attrstore.ingest.measure.options import EXACT_METHODS, Source
 from attrstore.ingest.measure.whole import open_gradients
 from attrstore.ingest.model import sequences
 from attrstore.ingest.stopping import ctrl_c
@@ -65,7 +65,6 @@ def rerank(
     queries: int | None = None,
     name: str | None = None,
     source: Source = Source(),
-    hessian: Hessian = Hessian(),
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Scoring:
     """Rank the `top` strongest proponents of each query again by exact scores, as a scoring of its own.
@@ -86,8 +85,7 @@ def rerank(
             cosine-block.
         queries: only the first so many of the store, by query_id; of several scorings, those that all ranked.
         name: of the new scoring; `METHOD exact, TOP of SCORING` if not given.
-        source: whose gradients.
-        hessian: the curvature's damping, sample and iterations.
+        source: whose gradients, and the damping, sample and iterations of their curvature.
         progress: called with the candidates computed and those to compute, of the queries that are held.
 
     Raises:
@@ -100,7 +98,7 @@ def rerank(
     method = _method(method, firsts)
     encoder = _encoder(store, firsts, source.encoder)
     way = EXACT_METHODS[method]
-    opened = open_gradients(store, encoder, source, way.curvature, hessian)
+    opened = open_gradients(store, encoder, source, way.curvature)
     name = name or f"{method} exact, {top} of {' and '.join(names)}"
     with recorded(
         store, "rerank", candidates=names, top=top, method=method, queries=queries, name=name, recipe=opened.recipe

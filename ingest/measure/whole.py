@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from attrstore.ingest.encode.projection import Projection
-    from attrstore.ingest.measure.options import Hessian, Source
+    from attrstore.ingest.measure.options import Source
     from attrstore.ingest.model.causal import LoadedModel
     from attrstore.ingest.model.linear import LinearMap
     from attrstore.store import Store
@@ -41,9 +41,7 @@ class Opened(NamedTuple):
     solve: Solve | None = None  # what stands for the queries, where it is not their gradients
 
 
-def open_gradients(
-    store: Store, encoder: Encoder, source: Source, curvature: str = "none", hessian: Hessian | None = None
-) -> Opened:
+def open_gradients(store: Store, encoder: Encoder, source: Source, curvature: str = "none") -> Opened:
     """Load the encoder's model and its correction; fit or load the curvature.
 
     Raises:
@@ -55,20 +53,19 @@ def open_gradients(
     recipe = _digest({key: encoder.spec[key] for key in RECIPE if key in encoder.spec})
     if curvature == "none":
         return Opened(recipe, loaded, ExactGradients(loaded.model, maps, corrections, block_of), {})
-    assert hessian is not None
-    sample = ekfac.sample_of(store, encoder, loaded, hessian.curvature_sample)
+    sample = ekfac.sample_of(store, encoder, loaded, source.curvature_sample)
     found, of = ekfac.load_or_fit(store, recipe, loaded.model, maps, corrections, sample)
-    spec: dict[str, Any] = {"damping": hessian.damping, "curvature_sample": hessian.curvature_sample}
+    spec: dict[str, Any] = {"damping": source.damping, "curvature_sample": source.curvature_sample}
     if curvature == "ekfac":
-        curved = {name: of_map.curved(hessian.damping) for name, of_map in found.items()}
+        curved = {name: of_map.curved(source.damping) for name, of_map in found.items()}
         exact = ExactGradients(loaded.model, maps, corrections, block_of, curved)
         return Opened(_digest([recipe, of, spec]), loaded, exact, spec)
-    spec |= {"cg_sample": hessian.cg_sample, "iterations": hessian.iterations}
-    few = ekfac.sample_of(store, encoder, loaded, min(hessian.cg_sample, hessian.curvature_sample))
+    spec |= {"cg_sample": source.cg_sample, "iterations": source.iterations}
+    few = ekfac.sample_of(store, encoder, loaded, min(source.cg_sample, source.curvature_sample))
     matrix = GaussNewton(loaded.model, maps, corrections, few)
     return Opened(
         _digest([recipe, of, spec]), loaded, ExactGradients(loaded.model, maps, corrections, block_of), spec,
-        lambda vectors: solve(matrix, found, hessian.damping, hessian.iterations, vectors),
+        lambda vectors: solve(matrix, found, source.damping, source.iterations, vectors),
     )  # fmt: skip
 
 
