@@ -8,7 +8,8 @@ query's pairs, such as 1,116,1bit,2, with a p behind for principal directions: 1
 into the same store, ranked over all examples by cosine-block and, of principal directions, damped-block and
 trackstar-block. The strongest --top of the last but one are ranked again from whole gradients: alone, in turns with
 trackstar-block's of the same encodings, and in turns with BM25's. The reference is the ranking of every example by
-whole gradients for the first --queries queries (all, if not given): every measure is over these. Tail-patch is that of
+whole gradients for the first --queries queries (all, if not given): every measure is over these. The last candidates of
+each recipe are also ranked again with curvature in full width: ekfac, trackstar, trackstar-block. Tail-patch is that of
 the ten strongest of the first --tail-patch of them. Intervals of 95% over queries. The store stays in --workdir: the
 same command goes on where it was stopped. With a Python that has bergson its own TrackStar is a row.
 """
@@ -33,6 +34,7 @@ from benchmarks.frontier import BERGSON, run_bergson
 
 EXACT, USUAL = "exact", "k 32, half a bit"
 RECIPES = ("1,116,1bit,2,p", "2,116,1bit,2,p")
+CURVED = ("ekfac", "trackstar", "trackstar-block")
 BY = ("cosine-block", "damped-block", "trackstar-block")
 METRICS = ("mrr", "hit_at_10", "tail_patch_logprob")
 
@@ -71,6 +73,16 @@ class Recipe(NamedTuple):
             return [names, [*names, "bm25"]]
         return [names[1:2], names[1:], [names[1], "bm25"]]
 
+    def again(self, top: int) -> dict[str, tuple[list[str], str]]:
+        """Names of the scorings of these candidates by whole gradients, and the method of each."""
+        found = {
+            f"{' and '.join(names)}: {top} re-ranked": (names, "cosine-block") for names in self.candidates
+        }
+        last = self.candidates[-1]
+        return found | {
+            f"{' and '.join(last)}: {top} re-ranked, {method}": (last, method) for method in CURVED
+        }
+
 
 def prepare(store: attrstore.Store, data: Path, queries: int | None) -> None:
     """Ingest the files and rank by the usual code and by whole gradients, as far as it is not done yet."""
@@ -103,17 +115,10 @@ def measure(store: attrstore.Store, data: Path, recipe: Recipe, top: int) -> Non
     for method, name in recipe.scorings.items():
         if not scored(store, name):
             score(store, method, encoder=recipe.name, name=name, top_k=n)
-    for candidates in recipe.candidates:
-        if not scored(store, again(candidates, top)):
-            source = Source(encoder=recipe.name, model=data / "model")
-            rerank(
-                store, candidates, top=top, method="cosine-block", name=again(candidates, top), source=source
-            )
-
-
-def again(candidates: list[str], top: int) -> str:
-    """Name the scoring of these candidates by whole gradients."""
-    return f"{' and '.join(candidates)}: {top} re-ranked"
+    source = Source(encoder=recipe.name, model=data / "model")
+    for name, (candidates, by) in recipe.again(top).items():
+        if not scored(store, name):
+            rerank(store, candidates, top=top, method=by, name=name, source=source)
 
 
 def scored(store: attrstore.Store, name: str) -> bool:
@@ -175,7 +180,7 @@ def main() -> None:
         names: list[tuple[str, str | None]] = [(EXACT, None), (USUAL, USUAL)]
         for recipe in recipes:
             names += [(name, recipe.name) for name in recipe.scorings.values()]
-            names += [(again(candidates, arguments.top), None) for candidates in recipe.candidates]
+            names += [(name, None) for name in recipe.again(arguments.top)]
         if arguments.bergson_python:
             if arguments.queries:
                 parser.error("--bergson-python ranks for all queries")

@@ -268,3 +268,12 @@ def test_the_command_prints_what_it_did(encoded: Store) -> None:
     assert found.output == (
         f"e: 6 pairs scored from whole gradients.\nNext: attrstore report {encoded.path}\n"
     )
+
+
+def test_as_many_as_each_scoring_keeps_are_taken_where_nothing_is_said(encoded: Store) -> None:
+    score(encoded, "cosine", top_k=4)
+    made = rerank(encoded, ["cosine-block", "cosine"], name="both")
+    assert made.spec["candidates"] == 4
+    assert {len(rows) for rows in kept(encoded, "both").values()} == {4}
+    score(encoded, "dot", top_k=500)
+    assert rerank(encoded, "dot", name="one").spec["candidates"] == 200

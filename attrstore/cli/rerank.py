@@ -18,10 +18,10 @@ from attrstore.ingest.measure.options import EXACT_METHODS, Source, SourceFields
 @click.argument("candidates", metavar="SCORING...", nargs=-1, required=True)
 @click.option(
     "--top",
-    default=200,
-    show_default=True,
+    type=int,
     metavar="N",
-    help="Candidates of each query: SCORING's N strongest; several take turns.",
+    help="Candidates of each query: SCORING's N strongest; several take turns.  [default: as many as each keeps, at "
+    "most 200]",
 )
 @click.option(
     "--method", type=click.Choice(list(EXACT_METHODS)),
@@ -33,7 +33,7 @@ from attrstore.ingest.measure.options import EXACT_METHODS, Source, SourceFields
 def rerank_command(
     store: Path,
     candidates: tuple[str, ...],
-    top: int,
+    top: int | None,
     method: str | None,
     queries: int | None,
     name: str | None,

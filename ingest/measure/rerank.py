@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from attrstore.store import Store
     from attrstore.vectors.encoders import Encoder
 
+MOST = 200  # proponents, where it is not said how many
 COMMIT_SECONDS = 2.0  # a killed job loses at most so much work
 SHARD = 4096  # candidates whose texts are read at once
 HELD_BYTES = 2**30  # of the queries' factors; more queries are taken in turn
@@ -60,7 +61,7 @@ def rerank(
     store: Store,
     candidates: str | Sequence[str],
     *,
-    top: int = 200,
+    top: int | None = None,
     method: str | None = None,
     queries: int | None = None,
     name: str | None = None,
@@ -80,7 +81,8 @@ def rerank(
 
     Args:
         candidates: name of a scoring, or several, of any methods, over the same examples.
-        top: how many proponents; each scoring must have kept as many (`score --top-k`).
+        top: how many proponents, which each scoring must have kept (`score --top-k`); if not given as many as each
+            keeps, at most 200.
         method: one of `EXACT_METHODS`; if not given the one without curvature that has the first scoring's norm, or
             cosine-block.
         queries: only the first so many of the store, by query_id; of several scorings, those that all ranked.
@@ -94,7 +96,7 @@ def rerank(
         Interrupted: the user pressed Ctrl-C; what was computed is committed.
     """
     names = [candidates] if isinstance(candidates, str) else list(dict.fromkeys(candidates))
-    firsts = _firsts(store, names, top, queries)
+    firsts, top = _firsts(store, names, top, queries)
     method = _method(method, firsts)
     encoder = _encoder(store, firsts, source.encoder)
     way = EXACT_METHODS[method]
@@ -143,36 +145,40 @@ def _method(wanted: str | None, firsts: Sequence[First]) -> str:
     return wanted
 
 
-def _firsts(store: Store, names: Sequence[str], top: int, queries: int | None) -> list[First]:
-    """Return the scorings of these names, over the same examples; each must have kept so many proponents."""
+def _firsts(
+    store: Store, names: Sequence[str], top: int | None, queries: int | None
+) -> tuple[list[First], int]:
+    """Return the scorings of these names, over the same examples, and how many proponents, which each has kept."""
     for option, number in (("top", top), ("queries", queries)):
         if number is not None and number < 1:
             raise InputError(f"{flag(option)} {number}: must be at least 1")
     if not names:
         raise InputError("candidates: name a scoring")
-    firsts = [_first(store, name, top) for name in names]
+    firsts = [_first(store, name) for name in names]
+    kept = [int(first.spec.get("top_k") or 0) for first in firsts]
+    if top is None:
+        top = max(1, min(MOST, *kept))
+    for name, first, most in zip(names, firsts, kept, strict=True):
+        if min(top, first.n_examples) > most:
+            raise InputError(
+                f"{flag('top')} {top}: the scoring {name} keeps {most} proponents of each query. Score again with "
+                f"{flag('top_k')} {top}, or re-rank fewer."
+            )
     for name, first in zip(names, firsts, strict=True):
         if (first.spec.get("where"), first.n_examples) != (firsts[0].spec.get("where"), firsts[0].n_examples):
             raise InputError(
                 f"{name}: ranks {first.n_examples:,} examples (where: {first.spec.get('where')}), and {names[0]} ranks "
                 f"{firsts[0].n_examples:,} (where: {firsts[0].spec.get('where')}). Score both over the same."
             )
-    return firsts
+    return firsts, top
 
 
-def _first(store: Store, name: str, top: int) -> First:
+def _first(store: Store, name: str) -> First:
     rows = store.named("rerank", "scoring", {"name": name}).fetchall()
     if not rows:
         raise no_scoring(name, scoring_names(store))
     first = First(*rows[0])
-    first = first._replace(spec=json.loads(str(first.spec)))
-    kept = int(first.spec.get("top_k") or 0)
-    if min(top, first.n_examples) > kept:
-        raise InputError(
-            f"{flag('top')} {top}: the scoring {name} keeps {kept} proponents of each query. Score again with "
-            f"{flag('top_k')} {top}, or re-rank fewer."
-        )
-    return first
+    return first._replace(spec=json.loads(str(first.spec)))
 
 
 def _encoder(store: Store, firsts: Sequence[First], wanted: str | None) -> Encoder:
