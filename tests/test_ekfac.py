@@ -341,6 +341,10 @@ def test_the_curvature_is_kept_and_fitted_anew_when_the_sample_is_another(
     rerank(encoded, "cosine-block", top=9, method="ekfac", name="larger", source=Source(curvature_sample=8))
     assert (len(fitted), encoded.value("SELECT count(DISTINCT recipe) FROM exact_scores")) == (2, 3)
     assert kept_in.read_bytes() != before
+    kept_in.write_bytes(before[:1000])  # damaged: fitted once more
+    rerank(encoded, "cosine-block", top=3, method="ekfac", name="mended", source=Source(curvature_sample=8))
+    assert len(fitted) == 3
+    assert len(kept_in.read_bytes()) == len(before)
     assert kept(encoded, "first") != kept(encoded, "damped")
 
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -139,13 +139,9 @@ def load_or_fit(
     if not sample:
         raise InputError(f"{store.path}: no example to fit a curvature on.")
     path, digest = path_of(store, recipe), digest_of(recipe, sample)
-    if path.is_file():
-        with safe_open(path, "pt") as file:
-            if (file.metadata() or {}).get("of") == digest:
-                return {
-                    m.name: Fitted(*(file.get_tensor(f"{m.name}/{part}") for part in Fitted._fields))
-                    for m in maps
-                }, digest
+    kept = _kept(path, digest, maps)
+    if kept is not None:
+        return kept, digest
     found = fit(model, maps, corrections, sample)
     tensors = {
         f"{name}/{part}": tensor.contiguous()
@@ -155,6 +151,20 @@ def load_or_fit(
     with replacing(path, beside=store) as partial:
         save_file(tensors, partial, {"of": digest})
     return found, digest
+
+
+def _kept(path: Path, digest: str, maps: Sequence[LinearMap]) -> Curvature | None:
+    """Read a curvature from its file; None if there is none of this sample, or the file is damaged."""
+    try:
+        with safe_open(path, "pt") as file:
+            if (file.metadata() or {}).get("of") != digest:
+                return None
+            return {
+                m.name: Fitted(*(file.get_tensor(f"{m.name}/{part}") for part in Fitted._fields))
+                for m in maps
+            }
+    except (SafetensorError, OSError):
+        return None
 
 
 def refuse(maps: Sequence[LinearMap], corrections: Mapping[str, Projection]) -> None:
