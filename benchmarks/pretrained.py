@@ -13,6 +13,7 @@ speed: ingest of the sample, model loading included, and a plain forward and bac
     before it, --rounds times, for each --code (both, if not given); medians, with the processor's time, the ratios of
     the rounds, and the peak of memory of each.
 fidelity: Spearman's correlation and overlap of each code with exact scores of whole gradients, over every example.
+    Principal directions are measured on these examples, which are fewer than the directions.
 lds: fine-tunes an adapter on a sample of its own, --lds-examples texts of at most 64 tokens, --lds-queries and
     --lds-steps, and one on each of --halves random halves of it from the same start and for half the steps; then the
     linear datamodelling score of each method, and how far it is from the recommended one's. trainings.jsonl gets a line
@@ -66,12 +67,17 @@ LONGEST = 300  # characters
 LONGEST_TOKENS = 64  # of a text that models are trained on again and again
 METHODS = ("trackstar", "cosine-block", "bm25")
 TIMES_PLAIN = 1.2  # the goal
-USUAL, LOW_RANK = "k 32, half a bit", "rank 1 of k 256, signs"
+USUAL, LOW_RANK, PRINCIPAL = "k 32, half a bit", "rank 1 of k 256, signs", "rank 1, 256 principal"
 CODES: dict[str, dict[str, Any]] = {
     USUAL: {},
     LOW_RANK: {"rank": 1, "projection_dim": 256, "code": "1bit"},
+    PRINCIPAL: {"rank": 1, "projection_dim": 256, "code": "1bit", "principal": True},
 }
 EXACT = "exact"
+EXACT_BY = {  # from whole gradients, with curvature in full width but for the first
+    "cosine-block": EXACT,
+    **{method: f"exact {method}" for method in ("ekfac", "trackstar", "trackstar-block")},
+}
 RATES = {"full": 1e-4, "lora": 2e-3}  # of learning
 PARTS = ("full", "lora", "speed", "fidelity", "lds")
 FIRST = "cosine-block"  # the recommended one, which others are held against
@@ -410,12 +416,12 @@ def judged(store: attrstore.Store, model: Path) -> None:
                 score(store, method, name=name, top_k=n, **options)
         except InputError as error:
             print(f"  left out: {name}: {error}")
-    for name, encoder in ((EXACT, OPTIMIZER), (f"{EXACT}, plain", PLAIN)):
-        if name not in known:
-            with timed(f"score {name}"):
-                candidates = "cosine-block" if encoder == OPTIMIZER else "cosine-block, plain"
-                source = Source(encoder=encoder, model=model)
-                rerank(store, candidates, top=n, name=name, source=source)
+    for method, called in EXACT_BY.items():
+        for name, encoder in ((called, OPTIMIZER), (f"{called}, plain", PLAIN)):
+            if name not in known:
+                with timed(f"score {name}"):
+                    source = Source(encoder=encoder, model=model)
+                    rerank(store, "cosine-block", top=n, method=method, name=name, source=source)
 
 
 def trainings(store: attrstore.Store, place: Place, steps: int) -> list[dict[str, Any]]:
