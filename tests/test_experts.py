@@ -14,6 +14,7 @@ import attrstore
 from attrstore.ingest.encode import projection
 from attrstore.ingest.encode.capture import GradientEncoder, hooked
 from attrstore.ingest.encode.low_rank import LowRankEncoder
+from attrstore.ingest.measure import ekfac
 from attrstore.ingest.measure.exact import ExactGradients
 from attrstore.ingest.model import linear, optimizer, sequences
 from tests import tiny
@@ -94,9 +95,14 @@ def test_gradients_of_each_expert_are_those_of_torch_func(kind: str) -> None:
     products = phi.double() @ phi[0].double()
     assert torch.allclose(parts, products, rtol=1e-4, atol=1e-6)
     reranked = ExactGradients(model, maps, whole_projections(maps), lambda m: m.name)
-    reranked.hold([batch])
-    found = reranked.products(batch, [torch.tensor([0])] * 3)
-    assert torch.allclose(torch.stack([p.sum() for p in found.of_pairs]), products, rtol=1e-4, atol=1e-6)
+    for formed in (False, True):
+        reranked.hold([batch], formed=formed)
+        found = reranked.products(batch, [torch.tensor([0])] * 3)
+        assert torch.allclose(torch.stack([p.sum() for p in found.of_pairs]), products, rtol=1e-4, atol=1e-6)
+    moments = torch.cat([part.flatten() for part in reranked.moments([batch]).values()])
+    assert torch.allclose(moments, phi.square().mean(dim=0), rtol=1e-3, atol=1e-8)
+    fitted = ekfac.fit(model, maps, whole_projections(maps), [batch])
+    assert all(part.isfinite().all() for of_map in fitted.values() for part in of_map)
     # Codes of low rank keep each map's strongest pair and its norm.
     low_rank = LowRankEncoder(model, maps, whole_projections(maps), rank=1, query_rank=1)
     norms = low_rank.encode(batch)[0][:, -2 * len(maps) : -len(maps)]

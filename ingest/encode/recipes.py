@@ -139,8 +139,9 @@ class GradientRecipe(RenderingRecipe):
     )
     seed: int = option(0, "Of the projection.")
     rank: int | None = option(
-        None, "Instead of all K x K numbers keep the R strongest pairs of singular vectors of each projected gradient: "
-        "far closer to the exact score at equal bytes, for methods without curvature.", least=1, metavar="R",
+        None, "Instead of all K x K numbers keep the R strongest pairs of singular vectors of each gradient, K numbers "
+        "for a vector: far closer to the exact score at equal bytes, for methods that invert no whole curvature.",
+        least=1, metavar="R",
     )  # fmt: skip
     principal: bool = option(
         False, "With a rank: the directions that the pairs of a sample share instead of random ones, each with as many "
