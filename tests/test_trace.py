@@ -54,7 +54,7 @@ def test_every_method_is_a_row_or_is_left_out_with_its_need(store: Store, tmp_pa
     assert "mirrored 10" in traced.left_out["mirrored"]
     assert {name: row["encoder"] for name, row in rows.items()} == {
         **dict.fromkeys(rows, "plain"),
-        **dict.fromkeys(("trackstar", "trackstar-block", "cosine-block", "less"), "corrected"),
+        **dict.fromkeys(("trackstar", "trackstar-block", "cosine-block", "damped-block", "less"), "corrected"),
         "repsim": "layer2-last", "bm25": None,
     }  # fmt: skip
     # bm25 found nothing for a query whose words no example has; the others rank all three and measure the first two.
