@@ -126,6 +126,30 @@ def test_any_number_of_workers_gives_the_rows_of_one_process(
     assert gradients(path, model, 0, 1).rows == 0
 
 
+def test_principal_directions_are_fitted_once_for_all_workers(
+    path: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pairs: dict[str, Any] = {
+        "rank": 1,
+        "projection_dim": 8,
+        "code": "1bit",
+        "principal": True,
+        "batch_tokens": 64,
+    }
+    monkeypatch.setattr(job, "SHARD", 16)
+    with attrstore.open(tmp_path / "alone.duckdb", create=True) as store:
+        tiny.fill(store, tiny.sentences(N), QUERIES)
+        ingest_gradients(store, model=model, **pairs)
+        score(store, "damped-block")
+        expected = [store.rows(query) for query in TABLES]
+    for rank in (1, 0):
+        write_shards(path, "gradient", path.parent / "shards", Worker(rank, 2), model=model, **pairs)
+    attached(path)
+    with attrstore.open(path, writable=True) as store:
+        score(store, "damped-block")
+        assert [store.rows(query) for query in TABLES] == expected
+
+
 def test_a_finished_file_is_not_done_again_and_what_is_new_is(made: Path, model: Path) -> None:
     path = made
     files = {file: file.stat().st_mtime_ns for file in (path.parent / "shards").iterdir()}
