@@ -136,8 +136,9 @@ class Point:
     mrr: Interval
     hit_at_10: Interval
     tail_patch: Interval | None
-    overlap: float | None
+    overlap: float | None  # at ten
     seconds: float | None  # of the ingest; of its whole recipe for bergson
+    correlation: float | None = None  # over all examples
 
 
 def number(value: float, places: int = 3) -> str:

@@ -1,4 +1,4 @@
-"""Draw the frontier as an SVG: bytes an example on a log axis, against MRR above and against tail-patch below."""
+"""Draw a frontier as an SVG: bytes an example on a log axis, against one measure above and another below."""
 
 from __future__ import annotations
 
@@ -13,12 +13,35 @@ if TYPE_CHECKING:
     from benchmarks.frontier import Goal, Interval, Point
 
 WIDTH, PANEL, TOP, LEFT, RIGHT, GAP = 900, 330, 56, 64, 24, 66  # pixels
-LEAST, MOST = 1_000, 60_000  # bytes at the two ends of the axis
-TICKS = (1_000, 2_000, 5_000, 10_000, 20_000, 50_000)
 FONT, LETTER = 11, 6.0  # size of a label, and the width of one of its letters, on average
 INK, PALE, PAPER = "#24292f", "#d5d9de", "#ffffff"  # own paper, so that a dark page changes nothing
-COLOURS = {"cosine-block": "#0067b0", "trackstar-block": "#c84e00"}
+COLOURS = {"cosine-block": "#0067b0", "trackstar-block": "#c84e00", "damped-block": "#1a7f37"}
 OTHER = "#57606a"  # bergson
+
+
+class Spread(NamedTuple):
+    """A value and the ends of its interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def bare(value: float | None) -> Spread | None:
+    """Return a value without an interval as one."""
+    return None if value is None else Spread(value, value, value)
+
+
+class Axis(NamedTuple):
+    """Bytes an example, from left to right."""
+
+    least: int
+    most: int
+    ticks: tuple[int, ...]
+
+
+WIDE = Axis(1_000, 60_000, (1_000, 2_000, 5_000, 10_000, 20_000, 50_000))
+SMALL = Axis(400, 4_000, (500, 1_000, 2_000, 3_000))
 
 
 class Box(NamedTuple):
@@ -44,12 +67,18 @@ class Panel:
     """One diagram: what stands on its vertical axis, and where it is."""
 
     title: str
-    of: Callable[[Point], Interval | None]
+    of: Callable[[Point], Interval | Spread | None]
     goal_of: Callable[[Goal], float | None]
     top: float  # pixels
     most: float  # value at the upper end; the lower end is 0
     step: float
     places: int
+    axis: Axis = WIDE
+
+    def x(self, n_bytes: float) -> float:
+        """Pixels from the left."""
+        share = math.log(n_bytes / self.axis.least) / math.log(self.axis.most / self.axis.least)
+        return LEFT + share * (WIDTH - LEFT - RIGHT)
 
     @property
     def bottom(self) -> float:
@@ -59,12 +88,6 @@ class Panel:
     def y(self, value: float) -> float:
         """Pixels from the top."""
         return self.bottom - max(value, 0) / self.most * PANEL
-
-
-def x(n_bytes: float) -> float:
-    """Pixels from the left."""
-    share = math.log(n_bytes / LEAST) / math.log(MOST / LEAST)
-    return LEFT + share * (WIDTH - LEFT - RIGHT)
 
 
 def text(left: float, base: float, words: str, *, anchor: str = "start", more: str = "") -> str:
@@ -99,9 +122,9 @@ def axes(panel: Panel) -> list[str]:
         value = i * panel.step
         parts.append(line(LEFT, panel.y(value), WIDTH - RIGHT, panel.y(value), PALE))
         parts.append(text(LEFT - 8, panel.y(value) + 4, f"{value:.{panel.places}f}", anchor="end"))
-    for tick in TICKS:
-        parts.append(line(x(tick), panel.top, x(tick), panel.bottom, PALE))
-        parts.append(text(x(tick), panel.bottom + 17, f"{tick // 1000} kB", anchor="middle"))
+    for tick in panel.axis.ticks:
+        parts.append(line(panel.x(tick), panel.top, panel.x(tick), panel.bottom, PALE))
+        parts.append(text(panel.x(tick), panel.bottom + 17, f"{tick / 1000:g} kB", anchor="middle"))
     return parts
 
 
@@ -110,7 +133,7 @@ def corner(panel: Panel, goal: Goal) -> list[str]:
     value = panel.goal_of(goal)
     if value is None:
         return []
-    left, top = x(goal.most_bytes), panel.y(value)
+    left, top = panel.x(goal.most_bytes), panel.y(value)
     dashed = ' stroke-dasharray="4 3" stroke-width="1.5"'
     return [line(left - 46, top, left, top, INK, dashed), line(left, top, left, top - 34, INK, dashed)]
 
@@ -124,7 +147,7 @@ def frontier(panel: Panel, points: Iterable[Point], method: str) -> str:
     for n_bytes, value in sorted(placed, key=lambda at: (at[0], -at[1])):
         if value > best:
             best = value
-            steps.append(f"{x(n_bytes):.1f},{panel.y(value):.1f}")
+            steps.append(f"{panel.x(n_bytes):.1f},{panel.y(value):.1f}")
     return (
         f'<polyline points="{" ".join(steps)}" fill="none" stroke="{COLOURS[method]}" stroke-opacity=".45" '
         'stroke-width="1.5"/>'
@@ -157,12 +180,12 @@ def labels(panel: Panel, points: Sequence[Point], goals: Sequence[Goal]) -> list
     at: dict[str, list[tuple[float, float]]] = {}
     for p in points:
         if p.n_bytes and (value := panel.of(p)):
-            at.setdefault(p.recipe, []).append((x(p.n_bytes), panel.y(value.mean)))
+            at.setdefault(p.recipe, []).append((panel.x(p.n_bytes), panel.y(value.mean)))
     taken = [Box(left - 6, top - 6, left + 6, top + 6) for many in at.values() for left, top in many]
     for goal in goals:
         least = panel.goal_of(goal)
         if least is not None:
-            left, top = x(goal.most_bytes), panel.y(least)
+            left, top = panel.x(goal.most_bytes), panel.y(least)
             taken += [Box(left - 46, top - 2, left, top + 2), Box(left - 2, top - 34, left + 2, top)]
     parts = []
     for name, many in sorted(at.items(), key=lambda item: item[1]):
@@ -178,13 +201,15 @@ def labels(panel: Panel, points: Sequence[Point], goals: Sequence[Goal]) -> list
     return parts
 
 
-def legend(methods: Sequence[str]) -> list[str]:
+def legend(methods: Sequence[str], goals: Sequence[Goal]) -> list[str]:
     """What the marks mean."""
     parts, left = [], float(LEFT)
     for method in methods:
         words = method if colour(method) != OTHER else "bergson 2.5.1, its TrackStar"
         parts += [marker(left + 5, 17, method), text(left + 15, 21, words)]
         left += 40 + LETTER * len(words)
+    if not goals:
+        return parts
     words = "a goal: reached by what is above and to the left"
     left = WIDTH - RIGHT - 0.9 * LETTER * len(words)
     dashed = ' stroke-dasharray="4 3" stroke-width="1.5"'
@@ -196,16 +221,26 @@ def legend(methods: Sequence[str]) -> list[str]:
     ]
 
 
-def draw(points: Sequence[Point], goals: Sequence[Goal]) -> str:
+PANELS = (
+    Panel("MRR", lambda p: p.mrr, lambda g: g.mrr, TOP, 0.6, 0.1, 1),
+    Panel(
+        "tail-patch: change of the target's log-probability by one step on a proponent, nats",
+        lambda p: p.tail_patch, lambda g: g.tail_patch, TOP + PANEL + GAP, 0.006, 0.001, 3,
+    ),
+)  # fmt: skip
+FIDELITY = (
+    Panel("overlap@10 with whole gradients", lambda p: bare(p.overlap), lambda g: None, TOP, 1, 0.2, 1, SMALL),
+    Panel(
+        "Spearman's correlation with whole gradients, over all examples",
+        lambda p: bare(p.correlation), lambda g: None, TOP + PANEL + GAP, 1, 0.2, 1, SMALL,
+    ),
+)  # fmt: skip
+
+
+def draw(points: Sequence[Point], goals: Sequence[Goal], panels: Sequence[Panel] = PANELS) -> str:
     """Return the picture of every point that has bytes in its range; labels are those of the recipes."""
-    shown = [p for p in points if p.n_bytes and LEAST <= p.n_bytes <= MOST]
-    panels = (
-        Panel("MRR", lambda p: p.mrr, lambda g: g.mrr, TOP, 0.6, 0.1, 1),
-        Panel(
-            "tail-patch: change of the target's log-probability by one step on a proponent, nats",
-            lambda p: p.tail_patch, lambda g: g.tail_patch, TOP + PANEL + GAP, 0.006, 0.001, 3,
-        ),
-    )  # fmt: skip
+    axis = panels[0].axis
+    shown = [p for p in points if p.n_bytes and axis.least <= p.n_bytes <= axis.most]
     height = panels[-1].bottom + 48
     head = (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height:.0f}" width="{WIDTH}" '
@@ -215,7 +250,7 @@ def draw(points: Sequence[Point], goals: Sequence[Goal]) -> str:
         head,
         "<title>Bytes an example against quality</title>",
         f'<rect width="{WIDTH}" height="{height:.0f}" fill="{PAPER}"/>',
-        *legend(sorted({p.method for p in shown}, key=lambda m: (colour(m) == OTHER, m))),
+        *legend(sorted({p.method for p in shown}, key=lambda m: (colour(m) == OTHER, m)), goals),
     ]
     for panel in panels:
         parts += axes(panel)
@@ -224,7 +259,7 @@ def draw(points: Sequence[Point], goals: Sequence[Goal]) -> str:
         for p in shown:
             value = panel.of(p)
             if p.n_bytes and value:
-                left = x(p.n_bytes)
+                left = panel.x(p.n_bytes)
                 whisker = ' stroke-opacity=".3" stroke-width="1.5"'
                 parts.append(
                     line(

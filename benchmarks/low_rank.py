@@ -1,7 +1,7 @@
 """Codes of low rank against whole gradients: bytes, fidelity, what they find, and what re-ranking gives back.
 
 python -m benchmarks.low_rank DATA --workdir DIR [--queries 120] [--tail-patch 60] [--top 200]
-    [--bergson-python PEER_PYTHON] [RECIPE ...]
+    [--bergson-python PEER_PYTHON] [--picture FILE] [RECIPE ...]
 
 DATA has corpus.jsonl, queries.jsonl, labels.jsonl and model/ with optimizer.pt. A RECIPE is pairs, width, code and a
 query's pairs, such as 1,116,1bit,2, with a p behind for principal directions: 1,116,1bit,2,p. Each is a gradient ingest
@@ -11,12 +11,14 @@ trackstar-block's of the same encodings, and in turns with BM25's. The reference
 whole gradients for the first --queries queries (all, if not given): every measure is over these. The last candidates of
 each recipe are also ranked again with curvature in full width: ekfac, trackstar, trackstar-block. Tail-patch is that of
 the ten strongest of the first --tail-patch of them. Intervals of 95% over queries. The store stays in --workdir: the
-same command goes on where it was stopped. With a Python that has bergson its own TrackStar is a row.
+same command goes on where it was stopped. With a Python that has bergson its own TrackStar is a row. FILE becomes an
+SVG of bytes an example against overlap@10 and Spearman's correlation with the reference.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,12 +32,14 @@ from attrstore.ingest.measure.options import Source
 from attrstore.ingest.measure.rerank import rerank
 from attrstore.ingest.measure.tail_patch import tail_patch
 from attrstore.scoring import score
-from benchmarks.frontier import BERGSON, run_bergson
+from benchmarks.frontier import BERGSON, Interval, Point, run_bergson
+from benchmarks.frontier_picture import FIDELITY, draw
 
 EXACT, USUAL = "exact", "k 32, half a bit"
 RECIPES = ("1,116,1bit,2,p", "2,116,1bit,2,p")
 CURVED = ("ekfac", "trackstar", "trackstar-block")
 BY = ("cosine-block", "damped-block", "trackstar-block")
+UNKNOWN = Interval(math.nan, math.nan, math.nan)
 METRICS = ("mrr", "hit_at_10", "tail_patch_logprob")
 
 
@@ -59,6 +63,12 @@ class Recipe(NamedTuple):
         """Of the encoder."""
         where = "principal" if self.principal else "random"
         return f"rank {self.rank}, {self.dim} {where} directions, {self.code}, queries {self.query_rank}"
+
+    @property
+    def label(self) -> str:
+        """In a picture."""
+        of = "" if self.principal else " random"
+        return f"{self.rank} x {self.dim}{of} {self.code}"
 
     @property
     def scorings(self) -> dict[str, str]:
@@ -126,22 +136,44 @@ def scored(store: attrstore.Store, name: str) -> bool:
     return bool(store.value("SELECT count(*) FROM scorings WHERE name = $name", {"name": name}))
 
 
-def row(store: attrstore.Store, name: str, encoder: str | None) -> str:
-    """One line of the table."""
-    (size,) = store.rows(
+def fidelity(store: attrstore.Store, name: str) -> tuple[float | None, float | None]:
+    """Return overlap@10 and Spearman's correlation with the reference."""
+    (found,) = store.rows(
+        "SELECT avg(overlap_at_10), avg(rank_correlation) FROM agreement "
+        "WHERE $name IN (scoring, other_scoring) AND $exact IN (scoring, other_scoring) AND scoring <> other_scoring",
+        {"name": name, "exact": EXACT},
+    )
+    return found
+
+
+def sizes(store: attrstore.Store, encoder: str | None) -> tuple[float | None, float | None]:
+    """Return the bytes of an example and of a query."""
+    (found,) = store.rows(
         "SELECT (SELECT avg(octet_length(code) + octet_length(scales)) FROM encodings "
         "        JOIN encoders USING (encoder_id) WHERE name = $name), "
         "       (SELECT avg(octet_length(vector)) FROM query_encodings "
         "        JOIN encoders USING (encoder_id) WHERE name = $name)",
         {"name": encoder},
     )
-    found = store.rows(
-        "SELECT avg(overlap_at_10), avg(rank_correlation) FROM agreement "
-        "WHERE $name IN (scoring, other_scoring) AND $exact IN (scoring, other_scoring) AND scoring <> other_scoring",
-        {"name": name, "exact": EXACT},
-    )[0]
-    cells = [name, *("" if part is None else f"{part:,.0f}" for part in size)]
-    cells += ["" if name == EXACT or part is None else f"{part:.3f}" for part in found]
+    return found
+
+
+def points(store: attrstore.Store, recipes: list[Recipe]) -> list[Point]:
+    """Return each code by each method, as far as a picture of fidelity needs it."""
+    shown = [(USUAL, USUAL, "cosine-block", USUAL)]
+    shown += [(r.label, r.name, method, name) for r in recipes for method, name in r.scorings.items()]
+    found = []
+    for label, encoder, method, name in shown:
+        overlap, correlation = fidelity(store, name)
+        n_bytes, _ = sizes(store, encoder)
+        found.append(Point(label, method, n_bytes, UNKNOWN, UNKNOWN, None, overlap, None, correlation))
+    return found
+
+
+def row(store: attrstore.Store, name: str, encoder: str | None) -> str:
+    """One line of the table."""
+    cells = [name, *("" if part is None else f"{part:,.0f}" for part in sizes(store, encoder))]
+    cells += ["" if name == EXACT or part is None else f"{part:.3f}" for part in fidelity(store, name)]
     intervals = {
         metric: (mean, low, high)
         for metric, mean, low, high in store.rows(
@@ -171,6 +203,7 @@ def main() -> None:
     parser.add_argument("--tail-patch", type=int, default=0, metavar="N")
     parser.add_argument("--top", type=int, default=200)
     parser.add_argument("--bergson-python", metavar="PEER_PYTHON")
+    parser.add_argument("--picture", type=Path, metavar="FILE")
     arguments = parser.parse_intermixed_args()
     recipes = [Recipe.read(text) for text in arguments.recipes]
     with attrstore.open(arguments.workdir / "low_rank.duckdb", create=True) as store:
@@ -197,6 +230,8 @@ def main() -> None:
         print("|" + "---|" * 8)
         for name, encoder in names:
             print(row(store, name, encoder), flush=True)
+        if arguments.picture:
+            arguments.picture.write_text(draw(points(store, recipes), [], FIDELITY), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -107,7 +107,7 @@ def test_the_picture_names_every_recipe_in_both_panels_and_no_name_lies_over_ano
 
 
 def test_the_picture_places_points_by_the_logarithm_of_their_bytes() -> None:
-    middle = math.sqrt(frontier_picture.LEAST * frontier_picture.MOST)
+    middle = math.sqrt(frontier_picture.WIDE.least * frontier_picture.WIDE.most)
     only = [point("a", middle, 0.3, 0.003), point("too large", 1e6, 0.3, 0.003)]
     root = ElementTree.fromstring(frontier_picture.draw(only, ()))
     discs = [c for c in root.iter(f"{SVG}circle") if c.attrib["cy"] != "17.0"]  # without the legend's
@@ -120,3 +120,17 @@ def test_the_picture_places_points_by_the_logarithm_of_their_bytes() -> None:
     for disc, top in zip(discs, (first_top, second_top), strict=True):
         assert float(disc.attrib["cx"]) == pytest.approx(expected_x, abs=0.06)
         assert float(disc.attrib["cy"]) == pytest.approx(top + half, abs=0.06)
+
+
+def test_a_picture_of_fidelity_has_what_a_code_keeps_and_no_goal() -> None:
+    unknown = Interval(math.nan, math.nan, math.nan)
+    only = [
+        Point("1 x 116", "damped-block", 1_344, unknown, unknown, None, 0.5, None, 0.25),
+        Point("1 x 8", "damped-block", 399, unknown, unknown, None, 0.5, None, 0.25),  # outside of the axis
+    ]
+    root = ElementTree.fromstring(frontier_picture.draw(only, (), frontier_picture.FIDELITY))
+    marks = [float(c.attrib["y"]) + 4 for c in root.iter(f"{SVG}rect") if c.attrib["width"] == "8"]
+    top, second = (panel.top for panel in frontier_picture.FIDELITY)
+    expected = [top + 0.5 * frontier_picture.PANEL, second + 0.75 * frontier_picture.PANEL]
+    assert sorted(y for y in marks if y > 20) == pytest.approx(expected, abs=0.06)
+    assert "a goal" not in ElementTree.tostring(root, encoding="unicode")
