@@ -8,11 +8,11 @@ query's pairs, such as 1,116,1bit,2, with a p behind for principal directions: 1
 into the same store, ranked over all examples by cosine-block and, of principal directions, damped-block and
 trackstar-block. The strongest --top of the last but one are ranked again from whole gradients: alone, in turns with
 trackstar-block's of the same encodings, and in turns with BM25's. The reference is the ranking of every example by
-whole gradients for the first --queries queries (all, if not given): every measure is over these. The last candidates of
-each recipe are also ranked again with curvature in full width: ekfac, trackstar, trackstar-block. Tail-patch is that of
-the ten strongest of the first --tail-patch of them. Intervals of 95% over queries. The store stays in --workdir: the
-same command goes on where it was stopped. With a Python that has bergson its own TrackStar is a row. FILE becomes an
-SVG of bytes an example against overlap@10 and Spearman's correlation with the reference.
+whole gradients for the first --queries queries (all, if not given): every measure is over these. The last candidates
+of the first recipe are also ranked again with curvature in full width: ekfac, trackstar, trackstar-block. Tail-patch
+is that of the ten strongest of the first --tail-patch of them. Intervals of 95% over queries. The store stays in
+--workdir: the same command goes on where it was stopped. With a Python that has bergson its own TrackStar is a row.
+FILE becomes an SVG of bytes an example against overlap@10 and Spearman's correlation with the reference.
 """
 
 from __future__ import annotations
@@ -41,6 +41,9 @@ CURVED = ("ekfac", "trackstar", "trackstar-block")
 BY = ("cosine-block", "damped-block", "trackstar-block")
 UNKNOWN = Interval(math.nan, math.nan, math.nan)
 METRICS = ("mrr", "hit_at_10", "tail_patch_logprob")
+
+
+Again = dict[str, tuple[list[str], str]]  # scoring: its candidates, and the method
 
 
 class Recipe(NamedTuple):
@@ -83,12 +86,14 @@ class Recipe(NamedTuple):
             return [names, [*names, "bm25"]]
         return [names[1:2], names[1:], [names[1], "bm25"]]
 
-    def again(self, top: int) -> dict[str, tuple[list[str], str]]:
+    def again(self, top: int, *, curved: bool) -> Again:
         """Names of the scorings of these candidates by whole gradients, and the method of each."""
         found = {
             f"{' and '.join(names)}: {top} re-ranked": (names, "cosine-block") for names in self.candidates
         }
         last = self.candidates[-1]
+        if not curved:
+            return found
         return found | {
             f"{' and '.join(last)}: {top} re-ranked, {method}": (last, method) for method in CURVED
         }
@@ -114,7 +119,7 @@ def prepare(store: attrstore.Store, data: Path, queries: int | None) -> None:
         rerank(store, USUAL, top=n, name=EXACT, source=Source(model=data / "model"))
 
 
-def measure(store: attrstore.Store, data: Path, recipe: Recipe, top: int) -> None:
+def measure(store: attrstore.Store, data: Path, recipe: Recipe, again: Again, top: int) -> None:
     """Encode, rank, and rank the strongest again, as far as it is not done yet."""
     state = data / "model" / "optimizer.pt"
     ingest_gradients(
@@ -126,7 +131,7 @@ def measure(store: attrstore.Store, data: Path, recipe: Recipe, top: int) -> Non
         if not scored(store, name):
             score(store, method, encoder=recipe.name, name=name, top_k=n)
     source = Source(encoder=recipe.name, model=data / "model")
-    for name, (candidates, by) in recipe.again(top).items():
+    for name, (candidates, by) in again.items():
         if not scored(store, name):
             rerank(store, candidates, top=top, method=by, name=name, source=source)
 
@@ -137,10 +142,30 @@ def scored(store: attrstore.Store, name: str) -> bool:
 
 
 def fidelity(store: attrstore.Store, name: str) -> tuple[float | None, float | None]:
-    """Return overlap@10 and Spearman's correlation with the reference."""
+    """Return overlap@10 and Spearman's correlation with the reference, as the view `agreement` has them.
+
+    The view compares each scoring with each other, which takes long where all keep every example.
+    """
     (found,) = store.rows(
-        "SELECT avg(overlap_at_10), avg(rank_correlation) FROM agreement "
-        "WHERE $name IN (scoring, other_scoring) AND $exact IN (scoring, other_scoring) AND scoring <> other_scoring",
+        """
+        WITH ranked AS (
+            SELECT name, query_id, example_id, max(rank) AS place
+            FROM scores JOIN scorings USING (scoring_id)
+            WHERE name IN ($name, $exact) AND rank > 0
+            GROUP BY ALL
+        ),
+        both AS (
+            SELECT one.query_id, one.place AS a, other.place AS b
+            FROM ranked AS one JOIN ranked AS other USING (query_id, example_id)
+            WHERE one.name = $name AND other.name = $exact
+        )
+        SELECT avg(overlap), CASE WHEN min(n) = (SELECT count(*) FROM examples) THEN avg(correlation) END
+        FROM (
+            SELECT
+                count(*) AS n, count(*) FILTER (a <= 10 AND b <= 10) / 10 AS overlap, corr(a, b) AS correlation
+            FROM both GROUP BY query_id
+        )
+        """,
         {"name": name, "exact": EXACT},
     )
     return found
@@ -170,18 +195,15 @@ def points(store: attrstore.Store, recipes: list[Recipe]) -> list[Point]:
     return found
 
 
-def row(store: attrstore.Store, name: str, encoder: str | None) -> str:
+Intervals = dict[tuple[str, str], tuple[float, float, float]]  # by scoring and metric: mean, low, high
+
+
+def row(store: attrstore.Store, name: str, encoder: str | None, intervals: Intervals) -> str:
     """One line of the table."""
     cells = [name, *("" if part is None else f"{part:,.0f}" for part in sizes(store, encoder))]
     cells += ["" if name == EXACT or part is None else f"{part:.3f}" for part in fidelity(store, name)]
-    intervals = {
-        metric: (mean, low, high)
-        for metric, mean, low, high in store.rows(
-            "SELECT metric, mean, low, high FROM report_intervals() WHERE name = $name", {"name": name}
-        )
-    }
     for metric in METRICS:
-        mean, low, high = intervals.get(metric, (None, None, None))
+        mean, low, high = intervals.get((name, metric), (None, None, None))
         digits = 5 if metric == "tail_patch_logprob" else 3
         cells.append(
             ""
@@ -206,14 +228,16 @@ def main() -> None:
     parser.add_argument("--picture", type=Path, metavar="FILE")
     arguments = parser.parse_intermixed_args()
     recipes = [Recipe.read(text) for text in arguments.recipes]
+    arguments.workdir.mkdir(parents=True, exist_ok=True)
     with attrstore.open(arguments.workdir / "low_rank.duckdb", create=True) as store:
         prepare(store, arguments.data, arguments.queries)
-        for recipe in recipes:
-            measure(store, arguments.data, recipe, arguments.top)
+        again = [recipe.again(arguments.top, curved=recipe is recipes[0]) for recipe in recipes]
+        for recipe, candidates in zip(recipes, again, strict=True):
+            measure(store, arguments.data, recipe, candidates, arguments.top)
         names: list[tuple[str, str | None]] = [(EXACT, None), (USUAL, USUAL)]
-        for recipe in recipes:
+        for recipe, candidates in zip(recipes, again, strict=True):
             names += [(name, recipe.name) for name in recipe.scorings.values()]
-            names += [(name, None) for name in recipe.again(arguments.top)]
+            names += [(name, None) for name in candidates]
         if arguments.bergson_python:
             if arguments.queries:
                 parser.error("--bergson-python ranks for all queries")
@@ -228,8 +252,10 @@ def main() -> None:
             )  # fmt: skip
         print("| scoring | bytes | of a query | overlap@10 | Spearman | MRR | hit@10 | tail-patch |")
         print("|" + "---|" * 8)
+        found = store.rows("SELECT name, metric, mean, low, high FROM report_intervals()")
+        intervals = {(name, metric): (mean, low, high) for name, metric, mean, low, high in found}
         for name, encoder in names:
-            print(row(store, name, encoder), flush=True)
+            print(row(store, name, encoder, intervals), flush=True)
         if arguments.picture:
             arguments.picture.write_text(draw(points(store, recipes), [], FIDELITY), encoding="utf-8")
 
