@@ -51,9 +51,10 @@ CREATE TABLE encoders (
 );
 
 -- What a recipe measured before its first encoding, so that every later one uses the same: for each module
--- `scale_in` and `scale_out` (the optimizer's factored correction, one row each) and `p_in` and `p_out`
--- (projection matrices with Kronecker whitening). float16 by rows, divided by `scale`. What is not here
--- follows from the spec alone.
+-- `scale_in` and `scale_out` (the optimizer's factored correction, one row each), `p_in` and `p_out` (projection
+-- matrices with Kronecker whitening, or principal directions), and of principal directions `spread_in`,
+-- `spread_out` and `pair_weights` (the deviations by which bits are given). float16 by rows, divided by `scale`.
+-- What is not here follows from the spec alone.
 CREATE TABLE projections (
     encoder_id VARCHAR NOT NULL,
     module     VARCHAR NOT NULL,
