@@ -154,7 +154,7 @@ def fidelity(store: attrstore.Store, name: str) -> tuple[float | None, float | N
             WHERE name IN ($name, $exact) AND rank > 0
             GROUP BY ALL
         ),
-        both AS (
+        pairs AS (
             SELECT one.query_id, one.place AS a, other.place AS b
             FROM ranked AS one JOIN ranked AS other USING (query_id, example_id)
             WHERE one.name = $name AND other.name = $exact
@@ -163,7 +163,7 @@ def fidelity(store: attrstore.Store, name: str) -> tuple[float | None, float | N
         FROM (
             SELECT
                 count(*) AS n, count(*) FILTER (a <= 10 AND b <= 10) / 10 AS overlap, corr(a, b) AS correlation
-            FROM both GROUP BY query_id
+            FROM pairs GROUP BY query_id
         )
         """,
         {"name": name, "exact": EXACT},
