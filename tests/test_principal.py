@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -253,6 +254,20 @@ def test_integers_and_floats_score_alike(
     assert torch.allclose(by_integers, by_floats, rtol=0, atol=0.02 * float(by_floats.abs().max()))
 
 
+@pytest.mark.parametrize("code", ["halfbit", "1bit", "2bit", "4bit"])
+def test_a_code_is_as_long_as_its_number_of_entries_says(filled: Store, folder: Path, code: str) -> None:
+    """Of an odd number of entries too: one map, of whose sides 8 and 9 directions are kept."""
+    only = {"rank": 1, "projection_dim": 9, "modules": "layers.0.self_attn.v_proj", "code": code}
+    ingest_gradients(filled, model=folder, **{**PAIRS, **only})
+    encoder, *_ = opened(filled)
+    assert encoder.dimensions == 17
+    bits = {"halfbit": 0.5, "1bit": 1, "2bit": 2, "4bit": 4}[code]
+    expected = math.ceil(encoder.dimensions * bits / 8)
+    assert filled.value("SELECT DISTINCT octet_length(code) FROM encodings") == expected
+    found = {finding.check.name: finding.ok for finding in check(filled)}
+    assert found["code_lengths"]
+
+
 def test_what_is_fitted_stays_for_what_is_appended(filled: Store, folder: Path) -> None:
     recipe = GradientRecipe(**PAIRS)
     first = ingest_gradients(filled, recipe, model=folder)
@@ -317,3 +332,10 @@ def test_the_method_to_begin_with_is_that_of_the_codes(filled: Store, folder: Pa
     refused = CliRunner().invoke(main, ["score", str(filled.path), "--engine", "ray"])
     assert refused.exit_code == 2
     assert "--engine ray: name the METHOD too" in refused.output
+
+
+def test_a_corpus_of_which_nothing_can_be_encoded_gives_no_code(store: Store, folder: Path) -> None:
+    tiny.fill(store, ["a", "b"], QUERIES)  # one token each: no target
+    done = ingest_gradients(store, model=folder, **PAIRS)
+    assert store.value("SELECT count(*) FROM encodings WHERE code IS NULL") == 2
+    assert done.queries == len(QUERIES)

@@ -111,7 +111,8 @@ def layout(encoder: Encoder, spreads: Mapping[str, Spread]) -> Layout | None:
             weights += [w.expand(len(row)) for w, row in zip(of_block.weights, side, strict=True)]
     deviations = torch.cat(of_each)
     variances = (torch.cat(weights).double() * deviations.double()).square()
-    return spread.Layout.of(spread.allocate(variances, int(code.bits * len(deviations))), deviations)
+    whole_bytes = 8 * code.n_bytes(len(deviations))
+    return spread.Layout.of(spread.allocate(variances, whole_bytes), deviations)
 
 
 def layout_of(store: Store, encoder: Encoder) -> Layout | None:

@@ -48,7 +48,7 @@ def fit(projections: Mapping[str, Projection], encoder: LowRankEncoder, sample: 
                     total += torch.bmm(weighted.transpose(1, 2), weighted)
         for linear in group:
             projection = projections[linear.name]
-            out, inputs = (total / n for total in sums[linear.name])
+            out, inputs = (total / max(n, 1) for total in sums[linear.name])
             projection.p_out, projection.spread_out = _principal(out, len(projection.p_out))
             projection.p_in, projection.spread_in = _principal(inputs, len(projection.p_in))
             projection.pair_weights = out.diagonal(dim1=1, dim2=2).sum(dim=1, keepdim=True).sqrt()
