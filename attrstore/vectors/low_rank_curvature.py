@@ -84,9 +84,7 @@ def _of_corpus(store: Store, encoder: Encoder, device: torch.device) -> tuple[Fa
         norms, shares = low_rank.scales_of(encoder, chunk.scales)
         n += len(rows)
         squares += (norms.double() * shares.double().norm(dim=2)).square().sum(dim=0)
-        for index, (block, (a, b)) in enumerate(
-            zip(low_rank.sides(encoder, low_rank.pairs_of(encoder)), total, strict=True)
-        ):
+        for index, (block, (a, b)) in enumerate(zip(laid, total, strict=True)):
             of_block = shares[:, index].unsqueeze(2)
             for part, sum_ in ((block.left(rows), a), (block.right(rows), b)):
                 weighted = (part * of_block).flatten(0, 1)
