@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from attrstore.vectors import encoders, low_rank
+from attrstore.vectors import encoders
 
 if TYPE_CHECKING:
     from attrstore.store import Store
@@ -13,6 +13,6 @@ if TYPE_CHECKING:
 def recommended(store: Store) -> tuple[str, dict[str, Any]]:
     """Return the method and its options: damped-block on the first encoder of principal pairs, else cosine-block."""
     for encoder in encoders.load_all(store, "gradient"):
-        if low_rank.is_principal(encoder):
+        if encoder.principal:
             return "damped-block", {"encoder": encoder.name}
     return "cosine-block", {}

@@ -59,6 +59,11 @@ class Encoder:
         return None if rank is None else int(rank)
 
     @property
+    def principal(self) -> bool:
+        """Whether the directions of an encoder of low rank are coordinates on principal ones."""
+        return self.spec.get("principal") is not None
+
+    @property
     def scale_bytes(self) -> int:
         """Length of an example's scales: of each block its norm, and of low rank what each pair holds of it."""
         return (2 + (self.rank or 0)) * len(self.blocks)

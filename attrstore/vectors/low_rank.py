@@ -93,15 +93,10 @@ class Spread(NamedTuple):
     weights: Tensor  # [rank]: root mean square of the share that a pair holds
 
 
-def is_principal(encoder: Encoder) -> bool:
-    """Whether directions are coordinates on principal directions."""
-    return encoder.spec.get("principal") is not None
-
-
 def layout(encoder: Encoder, spreads: Mapping[str, Spread]) -> Layout | None:
     """Lay the bits of a code out by the spread of each block; None where all entries have as many."""
     code = codes.CODES[encoder.code]
-    if not is_principal(encoder) or code.bits >= 8:
+    if not encoder.principal or code.bits >= 8:
         return None
     of_each, weights = [], []
     for block in encoder.blocks:
@@ -117,7 +112,7 @@ def layout(encoder: Encoder, spreads: Mapping[str, Spread]) -> Layout | None:
 
 def layout_of(store: Store, encoder: Encoder) -> Layout | None:
     """Read the layout of an encoder's codes from the store."""
-    if not is_principal(encoder):
+    if not encoder.principal:
         return None
     parts: dict[str, dict[str, Tensor]] = {}
     rows = store.named("encodings", "projections", {"encoder": encoder.encoder_id}).fetchall()
@@ -145,7 +140,7 @@ def encode(encoder: Encoder, vectors: Tensor, laid_out: Layout | None = None) ->
         code, _ = codes.encode(directions, _directions(encoder), codes.CODES[encoder.code])
     else:
         code = laid_out.encode(directions)
-    if is_principal(encoder):
+    if encoder.principal:
         decoded = decode(encoder, code.to(vectors.device), laid_out)
         alike = [
             (directions[:, d.offset : d.offset + d.length] * decoded[:, d.offset : d.offset + d.length]).sum(
