@@ -115,7 +115,7 @@ def layout_of(store: Store, encoder: Encoder) -> Layout | None:
     if not encoder.principal:
         return None
     parts: dict[str, dict[str, Tensor]] = {}
-    rows = store.named("encodings", "projections", {"encoder": encoder.encoder_id}).fetchall()
+    rows = store.named("encodings", "spreads", {"encoder": encoder.encoder_id}).fetchall()
     for module, part, n_rows, scale, matrix in rows:
         values = torch.frombuffer(bytearray(matrix), dtype=torch.float16).float() * scale
         parts.setdefault(module, {})[part] = values.view(n_rows, -1)

@@ -179,10 +179,10 @@ def _prepare(
     """Record model and encoder; what is fitted to the corpus is fitted once and kept."""
     if not encoders.known(store, encoder):
         if encoder.spec["kronecker"] is not None:
-            sample = _sample(store, encoder, loaded, int(WHITENING["sample"]), batch_tokens)
+            sample = sample_of(store, encoder, loaded, int(WHITENING["sample"]), batch_tokens)
             kronecker.whiten(projections, maps, gradient_encoder.backward, sample)
         if isinstance(gradient_encoder, LowRankEncoder) and gradient_encoder.principal:
-            sample = _sample(store, encoder, loaded, PRINCIPAL["sample"], batch_tokens)
+            sample = sample_of(store, encoder, loaded, PRINCIPAL["sample"], batch_tokens)
             principal.fit(projections, gradient_encoder, sample)
         with store.transaction():
             causal.register(store, loaded)
@@ -197,13 +197,13 @@ def _prepare(
     gradient_encoder.use(projections)
 
 
-def _sample(
-    store: Store, encoder: Encoder, loaded: LoadedModel, size: int, batch_tokens: int
+def sample_of(
+    store: Store, encoder: Encoder, loaded: LoadedModel, size: int, batch_tokens: int, long: str = "truncate"
 ) -> list[sequences.Batch]:
     """Return batches of a sample of the corpus that does not depend on the order of ingest."""
     rows = store.named("encodings", "sample", {"n": size}).fetchall()
     loss = encoder.spec.get("loss", "auto")
-    items = sequences.examples(rows, loaded.tokenizer, loaded.context, "truncate", loss)
+    items = sequences.examples(rows, loaded.tokenizer, loaded.context, long, loss)
     return list(sequences.batches([item for item in items if item.windows], batch_tokens))
 
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from attrstore.ingest.model.linear import LinearMap
     from attrstore.ingest.model.sequences import Batch
     from attrstore.vectors.encoders import Block, Encoder
+    from attrstore.vectors.spread import Layout
 
 ITERATIONS = int(OF_PAIRS["iterations"])
 # Up to so many tokens the products of each two of them cost less than to go through all of them in each iteration.
@@ -136,6 +137,7 @@ class LowRankEncoder:
         }
         apart = {name: p for name, p in projections.items() if name not in self._whole}
         self.projections: dict[str, Folded] = folded(apart, self.model)
+        self._layouts: dict[str, Layout | None] = {}  # of what is fitted now, by encoder
         self._spreads = {
             name: Spread(p.spread_out, p.spread_in, p.pair_weights.flatten())
             for name, p in projections.items()
@@ -144,7 +146,9 @@ class LowRankEncoder:
 
     def pack(self, encoder: Encoder, vectors: Tensor) -> tuple[Tensor, Tensor]:
         """Quantise examples as `attrstore.vectors.low_rank.encode` does, by the layout of what was fitted."""
-        return low_rank.encode(encoder, vectors, low_rank.layout(encoder, self._spreads))
+        if encoder.encoder_id not in self._layouts:
+            self._layouts[encoder.encoder_id] = low_rank.layout(encoder, self._spreads)
+        return low_rank.encode(encoder, vectors, self._layouts[encoder.encoder_id])
 
     def whole_pairs(self, batch: Batch, maps: Sequence[LinearMap]) -> dict[str, Pairs]:
         """Return the pairs of some of the layers' maps before they are projected, by name."""

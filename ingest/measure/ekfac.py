@@ -18,9 +18,8 @@ from torch import Tensor
 
 from attrstore.errors import InputError, flag
 from attrstore.export import replacing
-from attrstore.ingest.encode import kronecker
+from attrstore.ingest.encode import gradients, kronecker
 from attrstore.ingest.measure.exact import Curved, ExactGradients
-from attrstore.ingest.model import sequences
 from attrstore.ingest.model.backward import Backward
 from attrstore.vectors.solvers import ridge
 
@@ -61,13 +60,8 @@ Curvature = dict[str, Fitted]  # by map
 
 
 def sample_of(store: Store, encoder: Encoder, loaded: LoadedModel, size: int) -> list[Batch]:
-    """Return batches of a sample of the corpus that does not depend on the order of ingest."""
-    rows = store.named("encodings", "sample", {"n": size}).fetchall()
-    spec = encoder.spec
-    items = sequences.examples(
-        rows, loaded.tokenizer, loaded.context, str(spec["long"]), str(spec.get("loss", "auto"))
-    )
-    return list(sequences.batches([item for item in items if item.windows], BATCH_TOKENS))
+    """Return batches of a sample of the corpus, long texts treated as the encoder's recipe says."""
+    return gradients.sample_of(store, encoder, loaded, size, BATCH_TOKENS, str(encoder.spec["long"]))
 
 
 def digest_of(recipe: str, sample: Sequence[Batch]) -> str:

@@ -54,6 +54,11 @@ GROUP BY outcome
 -- name: insert_projections
 INSERT INTO projections SELECT $encoder, module, part, n_rows, scale, matrix FROM fitted
 
+-- name: spreads
+-- What the bits of codes on principal directions are laid out by, without the directions themselves.
+SELECT module, part, n_rows, scale, matrix FROM projections
+WHERE encoder_id = $encoder AND part IN ('spread_in', 'spread_out', 'pair_weights')
+
 -- name: projections
 SELECT module, part, n_rows, scale, matrix FROM projections WHERE encoder_id = $encoder
 
